@@ -1,0 +1,1 @@
+"""What is asked, what is the truth, where is it from?"""

@@ -1,0 +1,11 @@
+"""The base of every configuration model: frozen, and deaf to unknown keys."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """A frozen pydantic model that refuses unknown keys and does not coerce types behind the user's back."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, protected_namespaces=())
