@@ -1,0 +1,174 @@
+"""Files by path or URI (pyarrow file systems), written whole or not at all.
+
+A run's storage is a local path on one machine, a shared path or a URI (``s3://bucket/runs``) on a cluster. Nothing here
+knows what a run is: it opens storage, writes files so that a reader never sees half of one, and brings a directory to
+this node when a library wants local files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs as pafs
+
+from data.errors import ConfigError, SetupError
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A root directory on a pyarrow file system; ``uri`` is how the user named it, ``root`` the path inside ``fs``."""
+
+    uri: str
+    fs: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, location: str) -> Storage:
+        """Open a path or URI. A leading ``~`` is the home directory; nothing is created yet.
+
+        Raises:
+            ConfigError: the scheme is not one that pyarrow knows.
+        """
+        if "://" not in location:
+            path = str(Path(location).expanduser().absolute())
+            return cls(uri=path, fs=pafs.LocalFileSystem(), root=path)
+        try:
+            file_system, root = pafs.FileSystem.from_uri(location)
+        except (ValueError, OSError) as error:
+            raise ConfigError(
+                f"storage {location!r} cannot be opened: {error}",
+                remedy="give a local or shared path, or a URI that pyarrow knows such as s3://bucket/folder",
+            ) from error
+        return cls(uri=location.rstrip("/"), fs=file_system, root=root.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, key: str) -> str:
+        """The path of ``key`` inside the file system."""
+        return f"{self.root}/{key}" if key else self.root
+
+    def child(self, key: str) -> Storage:
+        return Storage(uri=f"{self.uri}/{key}", fs=self.fs, root=self.path(key))
+
+    def exists(self, key: str = "") -> bool:
+        return self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound
+
+    def list(self, key: str = "") -> list[str]:
+        """Base names in the folder ``key``, sorted; empty when it is not there."""
+        selector = pafs.FileSelector(self.path(key), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def read(self, key: str) -> bytes:
+        with self.fs.open_input_stream(self.path(key)) as stream:
+            return bytes(stream.read())
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a file whole: local files through a temporary name and a rename, objects in one put.
+
+        Raises:
+            SetupError: the disk is full or the place cannot be written; nothing is left behind.
+        """
+        with storage_errors(self.uri):
+            target = self.path(key)
+            self.fs.create_dir(os.path.dirname(target), recursive=True)
+            if self.is_local:
+                _write_local(target, content)
+            else:
+                with self.fs.open_output_stream(target) as stream:
+                    stream.write(content)
+
+    def create_exclusive(self, key: str, content: bytes) -> bool:
+        """Create a file that must not exist yet; False when it does. Atomic on local and shared file systems."""
+        with storage_errors(self.uri):
+            target = self.path(key)
+            self.fs.create_dir(os.path.dirname(target), recursive=True)
+            if not self.is_local:
+                if self.exists(key):
+                    return False
+                self.write(key, content)
+                return True
+            temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+            try:
+                _write_and_sync(temporary, content)
+                os.link(temporary, target)  # fails when the target exists, and never shows a half-written file
+                return True
+            except FileExistsError:
+                return False
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        if self.exists(key):
+            self.fs.delete_file(self.path(key))
+
+    def delete_tree(self, key: str) -> None:
+        if self.exists(key):
+            self.fs.delete_dir(self.path(key))
+
+
+def _write_local(target: str, content: bytes) -> None:
+    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+    try:
+        _write_and_sync(temporary, content)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _write_and_sync(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn the operating system's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SetupError(
+                f"no space left on {where}",
+                remedy="free some space or set run.storage to another place, then run the same command with --resume",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise SetupError(
+                f"cannot write to {where}: {error.strerror}", remedy="set run.storage to a place that you may write to"
+            ) from error
+        raise
+
+
+def local_copy(location: str) -> str:
+    """A local directory with the files of ``location``: itself when it is local or a hub name, else a copy on this node.
+
+    Copies are cached per URI, once per node, so that the actors of a node share one; model directories are written once
+    and never changed, so a cached copy cannot be stale.
+    """
+    if "://" not in location:
+        expanded = Path(location).expanduser()
+        return str(expanded) if expanded.exists() else location
+    source = Storage.open(location)
+    if source.is_local:
+        return source.root
+    cache = Path(tempfile.gettempdir()) / "fleming-cache" / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{cache}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (cache / ".complete").exists():
+            with storage_errors(str(cache)):
+                pafs.copy_files(source.root, str(cache), source_filesystem=source.fs)
+                (cache / ".complete").touch()
+    return str(cache)
