@@ -133,9 +133,14 @@ class SupervisedSequence:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainShard:
-    """What one rank trains on in one step. An empty micro-batch is run with weight zero: ZeRO-3 needs equal counts."""
+    """What one rank trains on in one step. An empty micro-batch is run with weight zero: ZeRO-3 needs equal counts.
+
+    ``step_sizes``: how many of the micro-batches, in order, make up each optimiser step; empty means one optimiser step
+    over all of them. Every rank has the same sizes.
+    """
 
     micro_batches: tuple[tuple[TrainSequence, ...], ...]
+    step_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
