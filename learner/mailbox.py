@@ -43,6 +43,10 @@ class Mailbox:
         """Called by the controller once a commit is written: a restarted learner begins there."""
         self._restore = restore
 
+    async def restore_point(self) -> RestorePoint:
+        """Where a restarted learner would begin; its checkpoint must not be deleted."""
+        return self._restore
+
     async def send(self, command: LearnerCommand) -> None:
         """Append a command for every rank."""
         async with self._changed:

@@ -1,0 +1,128 @@
+"""The Ray Train run around a learner job: worker group, restarts, storage. The loops themselves are plain functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ray
+
+from data.errors import EngineError, FlemingError, SetupError
+from learner.config import LearnerConfig
+from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob, SupervisedResult
+
+__all__ = ["GrpoJob", "LearnerRun", "NcclTransfer", "SupervisedJob", "SupervisedResult", "resolve_device"]
+
+
+def resolve_device(learner: LearnerConfig, gpus: float) -> LearnerConfig:
+    """Replace "auto" in device and dtype by what a cluster with ``gpus`` GPUs can run.
+
+    Raises:
+        SetupError: CUDA is asked for and there are fewer GPUs than ranks.
+        ConfigError: a setting that the device does not have, such as offload on the CPU.
+    """
+    from learner.deepspeed_config import check_device_settings
+
+    device = learner.device
+    if device == "auto":
+        device = "cuda" if gpus >= learner.ranks else "cpu"
+    if device == "cuda" and gpus < learner.ranks:
+        raise SetupError(
+            f"learner.ranks is {learner.ranks} on cuda, but the cluster has {gpus:g} GPUs",
+            remedy="lower learner.ranks, add GPUs, or set learner.device=cpu",
+        )
+    dtype = learner.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    resolved = learner.model_copy(update={"device": device, "dtype": dtype})
+    check_device_settings(resolved)
+    return resolved
+
+
+def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failures: int) -> Any:
+    """Run ``loop(job)`` on every rank of a Ray Train worker group; returns what rank 0 returned.
+
+    Raises:
+        EngineError: the worker group failed more often than it may.
+    """
+    # Read by Ray Train in this process: without it each rank would start in a scratch folder of its own.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from data.storage import Storage
+    from learner.process import worker_environment
+
+    learner = job.learner
+    on_gpu = learner.device == "cuda"
+    storage = Storage.open(job.storage)
+    trainer = TorchTrainer(
+        partial(loop, job),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=max(1, int(learner.collective_timeout_s))),
+        scaling_config=ScalingConfig(
+            num_workers=learner.ranks,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": learner.cpus_per_rank} | ({"GPU": 1} if on_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=job.run_name,
+            storage_path=storage.root,
+            storage_filesystem=storage.fs,
+            failure_config=FailureConfig(max_failures=max_failures),
+            # Which checkpoints may go is decided by what the controller has committed: see `learner.checkpoints.prune`.
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            worker_runtime_env={"env_vars": worker_environment(learner)},
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except Exception as error:
+        raise EngineError(
+            f"the learner of run {job.run_name} failed: {_root_cause(error)}",
+            remedy="read the learner's log above; the run goes on from its last commit with --resume",
+        ) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """One line that says what went wrong on which rank, out of what Ray Train wraps around it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank in sorted(failures):
+        inner: BaseException = failures[rank]
+        while (deeper := getattr(inner, "_base_exc", None) or getattr(inner, "cause", None)) is not None:
+            inner = deeper
+        kind = "" if isinstance(inner, FlemingError) else f"{type(inner).__name__}: "
+        return f"rank {rank}: {kind}{str(inner).strip().splitlines()[-1] if str(inner).strip() else ''}"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@ray.remote(num_cpus=0)
+class LearnerRun:
+    """Holds the blocking ``fit()`` away from the controller. Kill this actor to cancel the run: the ranks go with it."""
+
+    def run_grpo(self, job: GrpoJob) -> None:
+        """Serve the controller until `StopLearner`; on any other end the mailbox learns why before this raises."""
+        from learner.grpo_loop import grpo_loop
+
+        reason = "the learner has stopped"
+        try:
+            learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
+            fit(replace(job, learner=learner), grpo_loop, max_failures=learner.max_restarts)
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            raise
+        finally:
+            mailbox: Any = job.mailbox
+            ray.get(mailbox.fail.remote(reason))
+
+    def run_supervised(self, job: SupervisedJob) -> SupervisedResult:
+        """Train, export, and return the metrics of every step. A failed run is started again from its first step."""
+        from learner.supervised_loop import supervised_loop
+
+        learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
+        result = fit(replace(job, learner=learner), supervised_loop, max_failures=learner.max_restarts)
+        if not isinstance(result, SupervisedResult):
+            raise EngineError(f"the supervised run {job.run_name} returned {result!r}", remedy="report this as a defect")
+        return result
