@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.strict import StrictModel
 
@@ -58,3 +58,23 @@ class SupervisedConfig(StrictModel):
     steps: Annotated[int, Field(ge=0, description="optimiser steps; 0 skips the stage")] = 0
     batch_size: Annotated[int, Field(ge=1, description="sequences per step over all ranks")] = 32
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
+
+
+class TinyPolicyConfig(StrictModel):
+    """A policy small enough to learn on two cores: Qwen2 architecture, tied embeddings, own BPE tokenizer."""
+
+    hidden_size: Annotated[int, Field(ge=8, description="width")] = 128
+    layers: Annotated[int, Field(ge=1)] = 4
+    heads: Annotated[int, Field(ge=1, description="attention heads; must divide hidden_size")] = 4
+    kv_heads: Annotated[int, Field(ge=1, description="key-value heads; must divide heads")] = 2
+    vocab_size: Annotated[int, Field(ge=300, description="tokens, 256 bytes and the tags included")] = 2048
+    max_positions: Annotated[int, Field(ge=16, description="longest sequence, tokens")] = 256
+    seed: Annotated[int, Field(ge=0, description="initial weights")] = 0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"heads {self.heads} does not divide hidden_size {self.hidden_size} into even parts")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        return self
