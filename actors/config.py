@@ -30,3 +30,4 @@ class RolloutConfig(StrictModel):
     ] = "object_store"
     start_timeout_s: Annotated[float, Field(gt=0, description="seconds an engine may take to start")] = 600.0
     request_timeout_s: Annotated[float, Field(gt=0, description="seconds one completion may take")] = 1800.0
+    update_timeout_s: Annotated[float, Field(gt=0, description="seconds one weight update of an engine may take")] = 600.0

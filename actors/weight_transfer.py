@@ -1,0 +1,186 @@
+"""The weight-transfer engine that a vLLM worker runs: one bucket per update call, read from the host's shared memory.
+
+Who does what
+    rollout actor   fetches a bucket from Ray's object store, stages it in memory shared with its worker processes
+                    (`StagedBucket`), sends the *description* of it through vLLM's `update_weights`, drops it
+    vLLM worker     maps the staged bytes and loads the tensors (`ObjectStoreTransferEngine`)
+
+The worker is no Ray process and cannot read Ray's store itself. The staged memory has no name in any file system: a
+process killed in mid-update leaves nothing behind, and the size of /dev/shm does not matter.
+
+vLLM's worker imports this module because `EXTENSION` is named as its ``worker_extension_cls``; importing it registers
+the engine there. The layerwise reload around an update is what vLLM's own NCCL engine does: on the CPU the linear
+layers pack their weights at load time and keep no plain parameter to load into.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from actors.ownership import OWNER_VARIABLE, watch_owner
+from data.errors import EngineError
+from data.wire import WeightBucket
+
+BACKEND = "fleming_object_store"
+EXTENSION = "actors.weight_transfer.FlemingWorkerExtension"
+
+
+class StagedBucket:
+    """A bucket's bytes in anonymous shared memory of this process, for as long as the ``with`` block lasts.
+
+    Args:
+        bucket: what the bytes mean.
+        data: ``uint8[bucket.nbytes]``.
+
+    Raises:
+        EngineError: the array does not fit the description, or the host's memory is full.
+    """
+
+    def __init__(self, bucket: WeightBucket, data: np.ndarray) -> None:
+        _check_bucket(bucket, data)
+        self._bucket = bucket
+        self._fd = os.memfd_create("fleming-weights", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self._fd, max(bucket.nbytes, 1))
+            view, written = memoryview(np.ascontiguousarray(data)), 0
+            while written < bucket.nbytes:  # one write call moves 2 GiB at most
+                written += os.pwrite(self._fd, view[written : written + (1 << 30)], written)
+        except OSError as error:
+            self.close()
+            raise EngineError(
+                f"cannot stage a weight bucket of {bucket.nbytes} bytes in memory ({error.strerror})",
+                remedy="lower learner.sync_bucket_mib or give the host more memory",
+            ) from error
+
+    def update_info(self) -> dict[str, Any]:
+        """The payload of one `update_weights` call; the fields of `ObjectStoreUpdateInfo`."""
+        slots = self._bucket.slots
+        return {
+            "path": f"/proc/{os.getpid()}/fd/{self._fd}",
+            "nbytes": self._bucket.nbytes,
+            "names": [slot.name for slot in slots],
+            "dtypes": [slot.dtype for slot in slots],
+            "shapes": [list(slot.shape) for slot in slots],
+            "offsets": [slot.offset for slot in slots],
+        }
+
+    def close(self) -> None:
+        """Drop the bytes; a worker that still maps them keeps them until it lets go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> StagedBucket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_bucket(bucket: WeightBucket, data: np.ndarray) -> None:
+    remedy = "send each bucket as uint8[nbytes] with slots inside it (learner's weight sender)"
+    if data.dtype != np.uint8 or data.shape != (bucket.nbytes,):
+        raise EngineError(f"weight bucket is {data.dtype}{list(data.shape)} instead of uint8[{bucket.nbytes}]", remedy=remedy)
+    for slot in bucket.slots:
+        dtype = getattr(torch, slot.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise EngineError(f"dtype {slot.dtype!r} of weight {slot.name!r} is not one of torch's", remedy=remedy)
+        size = math.prod(slot.shape) * dtype.itemsize
+        if slot.nbytes != size or slot.offset < 0 or slot.offset + size > bucket.nbytes:
+            raise EngineError(
+                f"weight {slot.name!r} {slot.dtype}{list(slot.shape)} takes {size} bytes, its slot has {slot.nbytes} "
+                f"at {slot.offset} of {bucket.nbytes}",
+                remedy=remedy,
+            )
+
+
+def read_staged(info: ObjectStoreUpdateInfo) -> list[tuple[str, torch.Tensor]]:
+    """Map staged bytes and view them as tensors, without a copy where alignment allows.
+
+    The tensors keep the mapping alive, so vLLM may hold on to them until a layer is complete.
+    """
+    fd = os.open(info.path, os.O_RDONLY)
+    try:
+        # Private and writable: torch wants a writable buffer, and a write would not reach the staged bytes.
+        mapped = mmap.mmap(fd, max(info.nbytes, 1), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    finally:
+        os.close(fd)
+    flat = torch.frombuffer(mapped, dtype=torch.uint8)
+    tensors = []
+    for name, dtype_name, shape, offset in zip(info.names, info.dtypes, info.shapes, info.offsets, strict=True):
+        dtype: torch.dtype = getattr(torch, dtype_name)
+        piece = flat[offset : offset + math.prod(shape) * dtype.itemsize]
+        if offset % dtype.itemsize:
+            piece = piece.clone()
+        tensors.append((name, piece.view(dtype).reshape(shape)))
+    return tensors
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand: every update call describes itself."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One staged bucket. ``path`` is readable on this host only; ``offsets`` in bytes; ``dtypes`` are torch's names."""
+
+    path: str
+    nbytes: int
+    names: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+
+class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads buckets staged by the rollout actor of the same host into the running model."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        """No connection to make."""
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        self.model.load_weights(read_staged(update_info))
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing is kept between updates."""
+
+
+class FlemingWorkerExtension:
+    """Mixed into vLLM's worker class; naming it makes every worker process import this module."""
+
+    def watch_parent(self, stamp: str) -> bool:
+        """Tie this worker's life to the process of ``stamp`` (see `ownership.watch_owner`)."""
+        return watch_owner(stamp) is not None
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransferEngine)
+# From here on the worker is watched, not only when it is up: loading a large model takes minutes.
+watch_owner(os.environ.get(OWNER_VARIABLE, ""))
