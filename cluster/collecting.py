@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cluster.config import LoopConfig
 from cluster.drawing import QuestionDrawer
 from data.errors import EngineError
-from data.records import Question, ScoredGroup
+from data.records import Group, Question, ScoredGroup
 from data.wire import Sampler, SamplingSpec, Scorer
 from reward_service.pool import VerificationFailed
 
@@ -25,7 +25,7 @@ class Collected:
 
     admitted: tuple[ScoredGroup, ...]
     without_signal: tuple[ScoredGroup, ...]
-    failed_groups: int
+    failed: tuple[Group, ...]
     rounds: int
     seconds: float
 
@@ -64,7 +64,8 @@ async def collect(
     started = time.monotonic()
     admitted: list[ScoredGroup] = []
     without_signal: list[ScoredGroup] = []
-    failed = rounds = 0
+    failed: list[Group] = []
+    rounds = 0
     while rounds <= loop.max_refill_rounds and len(admitted) < loop.questions_per_step:
         drawn = drawer.draw(loop.questions_per_step - len(admitted))
         async with asyncio.TaskGroup() as tasks:
@@ -74,19 +75,19 @@ async def collect(
             ]
         rounds += 1
         for scored in (task.result() for task in running):
-            if scored is None:
-                failed += 1
+            if isinstance(scored, Group):
+                failed.append(scored)
             else:
                 (admitted if scored.has_signal else without_signal).append(scored)
-        if failed > loop.max_failed_groups:
+        if len(failed) > loop.max_failed_groups:
             raise EngineError(
-                f"{failed} groups of one step could not be verified (loop.max_failed_groups = {loop.max_failed_groups})",
-                remedy="look for verification_failed in events.jsonl; raise rewards.timeout_s or loop.max_failed_groups",
+                f"{len(failed)} groups of one step could not be verified (loop.max_failed_groups = {loop.max_failed_groups})",
+                remedy="raise rewards.timeout_s or loop.max_failed_groups",
             )
     return Collected(
         admitted=tuple(admitted),
         without_signal=tuple(without_signal),
-        failed_groups=failed,
+        failed=tuple(failed),
         rounds=rounds,
         seconds=time.monotonic() - started,
     )
@@ -94,9 +95,10 @@ async def collect(
 
 async def _sample_and_score(
     question: Question, draw: int, sampler: Sampler, scorer: Scorer, k: int, sampling: SamplingSpec
-) -> ScoredGroup | None:
+) -> ScoredGroup | Group:
+    """The scored group, or the bare group when its verification failed."""
     group = await sampler.sample_group(question, draw=draw, k=k, sampling=sampling)
     try:
         return await scorer.score(group)
     except VerificationFailed:  # an outcome of its own: the group is dropped and counted, never scored 0
-        return None
+        return group

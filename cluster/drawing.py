@@ -49,6 +49,11 @@ class QuestionDrawer:
             self._position += 1
         return drawn
 
+    def reset(self) -> None:
+        """Back to the first question of the first epoch."""
+        self._epoch = self._position = 0
+        self._order = self._shuffled(0)
+
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "position": self._position, "fingerprint": self.fingerprint}
 

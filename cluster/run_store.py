@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from data.errors import RunStateError
 from data.storage import Storage
+from data.tables import mark_rolled_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +183,7 @@ class RunStore:
             if not file.endswith(".parquet") or name in covered:
                 continue
             table = pq.read_table(pa.BufferReader(self.storage.read(f"trajectories/{file}")))
-            fate = pa.array(["rolled_back"] * table.num_rows, table.schema.field("fate").type)
-            table = table.set_column(table.schema.get_field_index("fate"), table.schema.field("fate"), fate)
-            self.storage.write(f"trajectories/rolled_back/{file}", parquet_bytes(table))
+            self.storage.write(f"trajectories/rolled_back/{file}", parquet_bytes(mark_rolled_back(table)))
             self.storage.delete(f"trajectories/{file}")
             rolled_back.append(name)
         return rolled_back

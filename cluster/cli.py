@@ -1,0 +1,97 @@
+"""The ``fleming`` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from data.errors import FlemingError
+
+app = typer.Typer(
+    name="fleming",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a medical reasoning model with verifiable rewards. Start with: fleming doctor; fleming run recipes/quickstart.yaml",
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override one key, for instance --set loop.steps=20 (repeat as needed)"),
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last commit of this run")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and the plan; start nothing")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="show the logs of Ray's workers")] = False,
+) -> None:
+    """Run a recipe: build its questions, warm the policy up, train it with GRPO, and say what was learned.
+
+    Everything lands in <run.storage>/<run.name>. A run that died goes on with the same command and --resume.
+    """
+    from cluster.config import load_recipe
+
+    with plain_errors():
+        resolved = load_recipe(recipe, overrides)
+        if dry_run:
+            from cluster.plan import describe
+
+            typer.echo(describe(resolved))
+            return
+        from cluster.pipeline import run_recipe
+
+        run_recipe(resolved, resume=resume, verbose=verbose)
+
+
+@app.command()
+def doctor() -> None:
+    """Say in plain words what this machine lacks to run Fleming, and how to mend it."""
+    from cluster.doctor import exit_code, render, run_checks
+
+    checks = run_checks()
+    render(checks)
+    raise typer.Exit(exit_code(checks))
+
+
+class plain_errors:  # noqa: N801 - used like a function
+    """Print a `FlemingError` as one line and exit with 1; an interrupt exits with 130; anything else is a defect."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        known = find_known(error)
+        if known is not None:
+            Console(stderr=True, highlight=False).print(f"error: {known}", markup=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+        if isinstance(error, KeyboardInterrupt):
+            Console(stderr=True).print("interrupted; the same command with --resume goes on from the last commit")
+            raise typer.Exit(130) from None
+        return False
+
+
+def find_known(error: BaseException | None) -> FlemingError | None:
+    """The `FlemingError` in an exception, in a group of them, or behind one that crossed a Ray actor."""
+    if error is None or isinstance(error, FlemingError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := find_known(inner))), None)
+    cause = getattr(error, "cause", None)  # RayTaskError keeps what the actor raised there
+    return find_known(cause) if isinstance(cause, BaseException) else None
+
+
+def main() -> None:
+    app(prog_name="fleming")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""From the groups of a step to its numbers and to the rows that keep every completion with its fate."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+from cluster.collecting import Collected
+from data.prompts import PROMPT_VERSION
+from data.records import Completion, Score, ScoredGroup
+from data.tables import Fate, RolloutRow
+from learner.advantages import centred_advantages
+from reward_service.config import RewardConfig
+
+
+def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig) -> dict[str, float]:
+    """Numbers over **all** scored groups of the step, with and without signal; ``version`` is that of the policy trained."""
+    groups = collected.groups
+    scores = [score for group in groups for score in group.scores]
+    completions = [completion for group in groups for completion in group.group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    trained = [completion for group in collected.admitted for completion in group.group.completions]
+    return {
+        "rollout/accuracy": _mean([score.correct for score in scores]),
+        "rollout/format_rate": _mean([score.format for score in scores]),
+        "rollout/reward_mean": _mean([score.reward for score in scores]),
+        "rollout/reward_correct_mean": _mean([rewards.correct_weight * score.correct for score in scores]),
+        "rollout/reward_format_mean": _mean([rewards.format_weight * score.format for score in scores]),
+        "rollout/group_reward_std_mean": _mean([statistics.pstdev(group.rewards) for group in groups]),
+        "rollout/groups": len(groups),
+        "rollout/groups_with_signal": len(collected.admitted),
+        "rollout/zero_variance_share": len(collected.without_signal) / max(1, len(groups)),
+        "rollout/refill_rounds": collected.rounds - 1,
+        "rollout/failed_groups": len(collected.failed),
+        "rollout/completion_tokens_mean": _mean(lengths),
+        "rollout/completion_tokens_max": max(lengths, default=0),
+        "rollout/truncated_share": _mean([completion.finish_reason == "length" for completion in completions]),
+        "rollout/tokens_per_second": sum(lengths) / max(collected.seconds, 1e-9),
+        "rollout/staleness_max": max((version - c.oldest_version for c in trained if c.token_ids), default=0),
+    }
+
+
+def rollout_rows(
+    collected: Collected, *, step: int, attempt: int, overlong: Literal["train", "drop"]
+) -> list[RolloutRow]:
+    """One row per completion sampled for ``step``, with its score, advantage and fate."""
+    rows = [
+        _row(completion, None, "unverified", "", step, attempt)
+        for group in collected.failed
+        for completion in group.completions
+    ]
+    for group in collected.without_signal:
+        for completion, score in zip(group.group.completions, group.scores, strict=True):
+            rows.append(_row(completion, score, "zero_variance", group.verifier_version, step, attempt))
+    for group in collected.admitted:
+        advantages = iter(centred_advantages([group.rewards[i] for i in _kept(group, overlong)]))
+        kept = set(_kept(group, overlong))
+        for index, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True)):
+            fate: Fate = "trained" if index in kept else "overlong"
+            advantage = next(advantages) if index in kept else None
+            rows.append(_row(completion, score, fate, group.verifier_version, step, attempt, advantage))
+    return rows
+
+
+def _kept(group: ScoredGroup, overlong: Literal["train", "drop"]) -> list[int]:
+    completions = enumerate(group.group.completions)
+    return [index for index, completion in completions if overlong == "train" or completion.finish_reason != "length"]
+
+
+def _row(
+    completion: Completion,
+    score: Score | None,
+    fate: Fate,
+    verifier: str,
+    step: int,
+    attempt: int,
+    advantage: float | None = None,
+) -> RolloutRow:
+    return RolloutRow(
+        step=step,
+        attempt=attempt,
+        completion=completion,
+        score=score,
+        fate=fate,
+        advantage=advantage,
+        verifier_version=verifier,
+        prompt_version=PROMPT_VERSION,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
