@@ -71,8 +71,9 @@ def pack(lengths: Sequence[int], *, ranks: int, max_tokens_per_micro_batch: int)
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if lengths[index] > max_tokens_per_micro_batch:
             raise ConfigError(
-                f"learner.max_tokens_per_micro_batch is {max_tokens_per_micro_batch}, but a sequence has {lengths[index]} tokens",
-                remedy=f"set learner.max_tokens_per_micro_batch to {lengths[index]} or more, or lower the prompt and completion limits",
+                f"learner.max_tokens_per_micro_batch is {max_tokens_per_micro_batch}, "
+                f"but a sequence has {lengths[index]} tokens",
+                remedy=f"set it to {lengths[index]} or more, or lower the limits of prompt and completion",
             )
         rank = min(range(ranks), key=lambda r: (loads[r], r))
         shares[rank].append(index)
@@ -107,7 +108,10 @@ def plan_shards(
         DataError: no sequence at all.
     """
     if not sequences:
-        raise DataError("the batch holds no sequence to train on", remedy="raise rollouts.max_completion_tokens or set grpo.overlong=train")
+        raise DataError(
+            "the batch holds no sequence to train on",
+            remedy="raise rollouts.max_completion_tokens or set grpo.overlong=train",
+        )
     steps = min(optimizer_steps, len(sequences))
     edges = [len(sequences) * step // steps for step in range(steps + 1)]
     batches: list[list[tuple[TrainSequence, ...]]] = [[] for _ in range(ranks)]

@@ -16,7 +16,9 @@ class OptimizerConfig(StrictModel):
     betas: Annotated[tuple[float, float], Field(description="AdamW betas")] = (0.9, 0.95)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Annotated[Literal["constant", "linear", "cosine"], Field(description="shape after the warm-up")] = "constant"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Field(description="shape after the warm-up")] = (
+        "constant"
+    )
     warmup_steps: Annotated[int, Field(ge=0, description="steps of linear warm-up from 0")] = 0
     max_grad_norm: Annotated[float, Field(ge=0, description="clip the global gradient norm; 0 = no clipping")] = 1.0
 
@@ -27,15 +29,30 @@ class LearnerConfig(StrictModel):
     ranks: Annotated[int, Field(ge=1, description="ZeRO-3 data-parallel ranks, one GPU (or CPU share) each")] = 1
     cpus_per_rank: Annotated[float, Field(gt=0, description="Ray CPUs reserved per rank")] = 1.0
     cpu_threads: Annotated[int, Field(ge=0, description="OpenMP threads of a CPU rank; 0 = share the cores evenly")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto = cuda when the cluster has GPUs")] = "auto"
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Field(description="compute dtype; masters are always fp32. auto = bfloat16 on GPU, float32 on CPU")] = "auto"
-    max_tokens_per_micro_batch: Annotated[int, Field(ge=1, description="padded tokens (rows x longest row) of a micro-batch")] = 16384
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto = cuda when the cluster has GPUs")] = (
+        "auto"
+    )
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(description="compute dtype; masters are always fp32. auto = bfloat16 on GPU, float32 on CPU"),
+    ] = "auto"
+    max_tokens_per_micro_batch: Annotated[
+        int, Field(ge=1, description="padded tokens (rows x longest row) of a micro-batch")
+    ] = 16384
     activation_checkpointing: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
-    offload_optimizer: Annotated[bool, Field(description="ZeRO-Offload: keep optimiser state in host memory (GPU only)")] = False
-    offload_parameters: Annotated[bool, Field(description="ZeRO-Offload: keep parameters in host memory (GPU only)")] = False
-    sync_bucket_mib: Annotated[float, Field(gt=0, description="largest bucket of gathered weights during a sync, MiB")] = 256.0
+    offload_optimizer: Annotated[
+        bool, Field(description="ZeRO-Offload: keep optimiser state in host memory (GPU only)")
+    ] = False
+    offload_parameters: Annotated[
+        bool, Field(description="ZeRO-Offload: keep parameters in host memory (GPU only)")
+    ] = False
+    sync_bucket_mib: Annotated[
+        float, Field(gt=0, description="largest bucket of gathered weights during a sync, MiB")
+    ] = 256.0
     max_restarts: Annotated[int, Field(ge=0, description="worker-group restarts that Ray Train may do")] = 3
-    collective_timeout_s: Annotated[float, Field(gt=0, description="seconds after which a collective that hangs is an error")] = 1800.0
+    collective_timeout_s: Annotated[
+        float, Field(gt=0, description="seconds after which a collective that hangs is an error")
+    ] = 1800.0
 
 
 class GrpoConfig(StrictModel):
@@ -45,10 +62,12 @@ class GrpoConfig(StrictModel):
     clip_low: Annotated[float, Field(gt=0, le=1, description="ratio is clipped to [1 - clip_low, 1 + clip_high]")] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     max_importance_weight: Annotated[float, Field(gt=0, description="C of min(proximal / sampled, C)")] = 2.0
-    optimizer_steps_per_batch: Annotated[int, Field(ge=1, description="a batch is cut in this many optimiser steps")] = 1
+    optimizer_steps_per_batch: Annotated[
+        int, Field(ge=1, description="a batch is cut in this many optimiser steps")
+    ] = 1
     overlong: Annotated[
         Literal["train", "drop"],
-        Field(description="completions cut by the token limit: train on them (they earned their reward) or leave them out of their group"),
+        Field(description="completions cut by the token limit: train on them, or leave them out of their group"),
     ] = "train"
 
 

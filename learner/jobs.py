@@ -11,9 +11,9 @@ from learner.config import GrpoConfig, LearnerConfig, SupervisedConfig
 class NcclTransfer:
     """How to reach a fixed pool of GPU engines with vLLM's NCCL engine (``rollouts.weight_transfer: nccl``).
 
-    ``client`` has the four methods of vLLM's ``VLLMWeightSyncClient`` and drives every engine of the pool. ``world_size``
-    counts the learner's sender and every worker of every engine. ``master_port`` is free on rank 0's node.
-    ``timeout_s`` bounds the handshake and each transfer: after a failed peer the group is unusable and would block for ever.
+    ``client`` has the four methods of vLLM's ``VLLMWeightSyncClient`` and drives every engine of the pool.
+    ``world_size`` counts the learner's sender and every worker of every engine. ``master_port`` is free on rank 0's
+    node. ``timeout_s`` bounds the handshake and each transfer: after a failed peer the group would block for ever.
     """
 
     client: object

@@ -20,7 +20,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class LossStats:
-    """Sums over the completion tokens of a micro-batch (``gap_max`` is a maximum); they add up over micro-batches and ranks."""
+    """Sums over the completion tokens (``gap_max`` is a maximum); they add up over micro-batches and ranks."""
 
     loss: float = 0.0
     tokens: float = 0.0
@@ -94,7 +94,12 @@ def grpo_loss(
 
 @torch.no_grad()
 def _stats(
-    loss: torch.Tensor, gap: torch.Tensor, weight: torch.Tensor, ratio: torch.Tensor, clipped: torch.Tensor, mask: torch.Tensor
+    loss: torch.Tensor,
+    gap: torch.Tensor,
+    weight: torch.Tensor,
+    ratio: torch.Tensor,
+    clipped: torch.Tensor,
+    mask: torch.Tensor,
 ) -> LossStats:
     ratio = ratio.detach()
     return LossStats(

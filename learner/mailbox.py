@@ -95,5 +95,3 @@ class MailboxActor(Mailbox):
     # Ray runs coroutine methods of an actor on one event loop only when the class itself has one.
     async def ready(self) -> bool:
         return True
-
-

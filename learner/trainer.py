@@ -28,7 +28,7 @@ def resolve_device(learner: LearnerConfig, gpus: float) -> LearnerConfig:
 
     device = learner.device
     if device == "auto":
-        device = "cuda" if gpus >= learner.ranks else "cpu"
+        device = "cuda" if gpus > 0 else "cpu"
     if device == "cuda" and gpus < learner.ranks:
         raise SetupError(
             f"learner.ranks is {learner.ranks} on cuda, but the cluster has {gpus:g} GPUs",
@@ -61,7 +61,9 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
     storage = Storage.open(job.storage)
     trainer = TorchTrainer(
         partial(loop, job),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=max(1, int(learner.collective_timeout_s))),
+        torch_config=TorchConfig(
+            backend="nccl" if on_gpu else "gloo", timeout_s=max(1, int(learner.collective_timeout_s))
+        ),
         scaling_config=ScalingConfig(
             num_workers=learner.ranks,
             use_gpu=on_gpu,
@@ -100,7 +102,7 @@ def _root_cause(error: BaseException) -> str:
 
 @ray.remote(num_cpus=0)
 class LearnerRun:
-    """Holds the blocking ``fit()`` away from the controller. Kill this actor to cancel the run: the ranks go with it."""
+    """Holds the blocking ``fit()`` away from the controller. Kill this actor to cancel: the ranks go with it."""
 
     def run_grpo(self, job: GrpoJob) -> None:
         """Serve the controller until `StopLearner`; on any other end the mailbox learns why before this raises."""
@@ -124,5 +126,7 @@ class LearnerRun:
         learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
         result = fit(replace(job, learner=learner), supervised_loop, max_failures=learner.max_restarts)
         if not isinstance(result, SupervisedResult):
-            raise EngineError(f"the supervised run {job.run_name} returned {result!r}", remedy="report this as a defect")
+            raise EngineError(
+                f"the supervised run {job.run_name} returned {result!r}", remedy="report this as a defect"
+            )
         return result

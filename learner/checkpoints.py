@@ -1,0 +1,173 @@
+"""The learner's state in the run's storage: sharded checkpoints to go on from, and model directories to use.
+
+A checkpoint folder holds, per rank, DeepSpeed's shard of weights, masters and optimiser state and the state of the
+random generators, and ``learner.json`` with the counters. Each rank writes only its own files; Ray Train merges them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data.errors import ConfigError, RunStateError
+from data.storage import Storage, storage_errors
+from data.wire import RestorePoint
+from learner.policy import ZeroPolicy
+from learner.weight_sending import gather_buckets, plan_buckets
+
+TAG = "zero"
+SHARD_BYTES = 4 << 30
+"""Largest weights file of an exported model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerState:
+    """The counters of a checkpoint: batches trained, optimiser steps taken, ranks that wrote it."""
+
+    step: int
+    optimizer_step: int
+    ranks: int
+
+
+def checkpoint_name(step: int, generation: int) -> str:
+    """Folder of a checkpoint. A restarted learner may reach a step again and must not write into the old folder."""
+    return f"step-{step:06d}" if generation <= 1 else f"step-{step:06d}-g{generation}"
+
+
+def save(policy: ZeroPolicy, *, step: int, name: str) -> None:
+    """Write the checkpoint ``name`` to the run's storage through Ray Train; a collective, durable when it returns."""
+    import ray.train
+
+    with tempfile.TemporaryDirectory(prefix="fleming-checkpoint-") as folder, storage_errors(folder):
+        write_local(policy, folder, step=step)
+        ray.train.report(
+            {"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name
+        )
+    dist.barrier()  # rank 0 announces the checkpoint: by now every rank's files are in it
+
+
+def write_local(policy: ZeroPolicy, folder: str, *, step: int) -> None:
+    """This rank's files of a checkpoint into a folder of its own; a collective."""
+    rank = dist.get_rank()
+    policy.engine.save_checkpoint(folder, tag=TAG, save_latest=False)
+    torch.save(_random_state(), Path(folder) / f"random-{rank:05d}.pt")
+    if rank == 0:
+        state = LearnerState(step=step, optimizer_step=policy.optimizer_step, ranks=dist.get_world_size())
+        (Path(folder) / "learner.json").write_text(json.dumps(asdict(state)))
+
+
+def load(policy: ZeroPolicy, storage: str, restore: RestorePoint) -> LearnerState:
+    """Bring ``policy`` back to ``restore.checkpoint`` (relative to ``storage``); a collective.
+
+    Raises:
+        RunStateError: the checkpoint is missing or of another step.
+        ConfigError: it was written by another number of ranks.
+    """
+    import ray.train
+
+    place = Storage.open(storage)
+    key = restore.checkpoint or ""
+    if not place.exists(f"{key}/learner.json"):
+        raise RunStateError(
+            f"no learner checkpoint at {place.uri}/{key}", remedy="restore the run's storage, or start a new run"
+        )
+    checkpoint = ray.train.Checkpoint(path=place.path(key), filesystem=place.fs)
+    with checkpoint.as_directory() as folder:
+        return read_local(policy, folder, step=restore.step)
+
+
+def read_local(policy: ZeroPolicy, folder: str, *, step: int) -> LearnerState:
+    """Load a checkpoint from a folder that holds the files of every rank; a collective."""
+    state = LearnerState(**json.loads((Path(folder) / "learner.json").read_text()))
+    if state.ranks != dist.get_world_size():
+        raise ConfigError(
+            f"learner.ranks is {dist.get_world_size()}, but the checkpoint was written by {state.ranks} ranks",
+            remedy=f"resume with learner.ranks={state.ranks}",
+        )
+    if state.step != step:
+        raise RunStateError(
+            f"the learner checkpoint is of step {state.step}, not {step}", remedy="restore the run's storage"
+        )
+    loaded, _ = policy.engine.load_checkpoint(folder, tag=TAG)
+    if loaded is None:
+        raise RunStateError("DeepSpeed refused the learner checkpoint", remedy="read the learner's log above")
+    policy.optimizer_step = state.optimizer_step
+    _set_random_state(torch.load(Path(folder) / f"random-{dist.get_rank():05d}.pt", weights_only=False))
+    return state
+
+
+def prune(storage: str, run_name: str, *, keep: set[str]) -> None:
+    """Delete the checkpoints of this Ray Train run that are not in ``keep`` (paths relative to ``storage``).
+
+    Ray Train's own rule, the newest n, could delete the committed one when a learner dies again and again between a
+    checkpoint and its commit. Called by rank 0 only.
+    """
+    place = Storage.open(storage)
+    for folder in place.list(run_name):
+        key = f"{run_name}/{folder}"
+        if folder.startswith("step-") and key not in keep:
+            place.delete_tree(key)
+
+
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": np.random.get_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def export_model(policy: ZeroPolicy, target: Storage, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model directory that transformers and vLLM load, shard by shard; a collective, rank 0 writes.
+
+    Weights are in the compute dtype. ``config.json`` is written last: a directory without it is not a model.
+    """
+    from safetensors.torch import save as to_safetensors
+
+    writer = dist.get_rank() == 0
+    plans = plan_buckets(policy.module, shard_bytes)
+    names = ["model.safetensors"]
+    if len(plans) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(plans):05d}.safetensors" for i in range(len(plans))]
+    buckets = gather_buckets(policy.module, shard_bytes, keep=writer)
+    for name, (slots, flat) in zip(names, buckets, strict=True):
+        if writer:
+            whole = torch.from_numpy(flat)
+            tensors = {
+                s.name: whole[s.offset : s.offset + s.nbytes].view(getattr(torch, s.dtype)).reshape(s.shape)
+                for s in slots
+            }
+            target.write(name, to_safetensors(tensors, metadata={"format": "pt"}))
+    if writer:
+        if len(plans) > 1:
+            weight_map = {slot.name: name for name, plan in zip(names, plans, strict=True) for slot in plan.slots}
+            index = {"metadata": {"total_size": sum(plan.nbytes for plan in plans)}, "weight_map": weight_map}
+            target.write("model.safetensors.index.json", json.dumps(index, indent=1).encode())
+        _copy_companions(policy, target)
+    dist.barrier()
+
+
+def _copy_companions(policy: ZeroPolicy, target: Storage) -> None:
+    """Tokenizer, chat template and generation settings as they are; the configuration with the dtype just written."""
+    source = Path(policy.model_dir)
+    skip = {"config.json", "model.safetensors.index.json"}
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name not in skip and path.suffix in {".json", ".txt", ".model", ".jinja", ".md"}:
+            target.write(path.name, path.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = policy.learner.dtype
+    target.write("config.json", json.dumps(config, indent=2).encode())

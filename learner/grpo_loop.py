@@ -1,0 +1,226 @@
+"""The GRPO train loop that runs on every rank inside Ray Train.
+
+Who waits for whom
+    every rank   waits for command number `index` from the mailbox, then for its own shard from the object store
+    ranks        wait for each other in the collectives of forward, backward, step, gather and checkpoint
+    controller   waits for the events that rank 0 posts; for a step in this order: StepDone, WeightsReady,
+                 CheckpointSaved
+    a restart    all ranks are replaced; rank 0 says hello, everybody loads the restore point, the controller is told
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import ray
+import torch
+import torch.distributed as dist
+
+from data.errors import EngineError
+from data.wire import (
+    CheckpointSaved,
+    LearnerCommand,
+    LearnerEvent,
+    LearnerStarted,
+    PublishWeights,
+    RestorePoint,
+    StepDone,
+    StopLearner,
+    TrainSequence,
+    TrainShard,
+    TrainStep,
+    WeightsReady,
+    WeightUpdate,
+)
+from learner import checkpoints
+from learner.collectives import from_rank_zero, reduce_stats
+from learner.config import GrpoConfig
+from learner.jobs import GrpoJob
+from learner.loss import LossStats, grpo_loss
+from learner.policy import LossFunction, StepResult, ZeroPolicy
+from learner.process import prepare_process
+from learner.tensors import TokenBatch, scored_values
+from learner.weight_sending import WeightPublisher
+
+
+def grpo_loop(job: GrpoJob) -> None:
+    """Serve commands until `StopLearner`. Runs inside a Ray Train worker, one call per rank."""
+    import ray.train
+
+    prepare_process(job.learner, ranks_on_node=ray.train.get_context().get_local_world_size())
+    torch.manual_seed(job.seed + dist.get_rank())
+    GrpoServer(job).serve()
+
+
+class Stopwatch:
+    """Seconds per phase of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def grpo_objective(
+    rows: tuple[TrainSequence, ...], grpo: GrpoConfig, proximal: torch.Tensor | None
+) -> LossFunction[LossStats]:
+    """The loss of one micro-batch, for `ZeroPolicy.forward_backward`."""
+
+    def loss_of(batch: TokenBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> tuple[torch.Tensor, LossStats]:
+        device = logprobs.device
+        # An empty micro-batch is one dummy row of coefficient zero.
+        advantages = torch.tensor([row.advantage for row in rows] or [0.0], device=device)
+        coefficients = torch.tensor([row.coefficient for row in rows] or [0.0], device=device)
+        loss, stats = grpo_loss(
+            logprobs,
+            scored_values(rows, batch),
+            proximal,
+            advantages,
+            coefficients,
+            batch.mask,
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            max_importance_weight=grpo.max_importance_weight,
+        )
+        return loss, stats + LossStats(entropy=(entropy * batch.mask).sum().item())
+
+    return loss_of
+
+
+def train_on(
+    policy: ZeroPolicy, shard: TrainShard, grpo: GrpoConfig, watch: Stopwatch
+) -> tuple[LossStats, StepResult, int]:
+    """The optimiser steps of one batch; a collective. Returns this rank's statistics, the last result, the count.
+
+    With several optimiser steps the proximal log-probabilities of the whole batch are computed before the first one;
+    with one they are the current ones, detached, and cost nothing.
+    """
+    sizes = shard.step_sizes or (len(shard.micro_batches),)
+    proximal: list[torch.Tensor | None] = [None] * len(shard.micro_batches)
+    if len(sizes) > 1:
+        with watch.phase("proximal"):
+            proximal = [policy.logprobs(rows) for rows in shard.micro_batches]
+    stats = LossStats()
+    result = StepResult(grad_norm=0.0, learning_rate=0.0)
+    start = 0
+    for size in sizes:
+        with watch.phase("forward_backward"):
+            for index in range(start, start + size):
+                rows = shard.micro_batches[index]
+                objective = grpo_objective(rows, grpo, proximal[index])
+                stats += policy.forward_backward(rows, objective, last=index == start + size - 1)
+        with watch.phase("optimizer"):
+            result = policy.step()
+        start += size
+    return stats, result, len(sizes)
+
+
+class GrpoServer:
+    """One rank of the GRPO learner: its policy, its way to the rollout actors, and the commands it obeys."""
+
+    def __init__(self, job: GrpoJob) -> None:
+        self.job = job
+        self.mailbox = cast(Any, job.mailbox)
+        self.rank = dist.get_rank()
+        steps = job.total_steps * job.grpo.optimizer_steps_per_batch
+        self.policy = ZeroPolicy(
+            job.model_dir,
+            job.learner,
+            job.grpo.optimizer,
+            total_optimizer_steps=steps,
+            temperature=job.temperature,
+        )
+        self.step = 0
+        hello = ray.get(self.mailbox.hello.remote()) if self.rank == 0 else None
+        self.generation, restore = from_rank_zero(hello, self.policy.device)
+        self._restore(restore)
+        bucket_bytes = int(job.learner.sync_bucket_mib * 2**20)
+        self._publisher = WeightPublisher(bucket_bytes, sender=self.rank == 0)
+        self._nccl = self._meet_engines() if job.nccl is not None else None
+
+    def serve(self) -> None:
+        """Take command after command; returns on `StopLearner`."""
+        self._post(LearnerStarted(generation=self.generation, step=self.step))
+        index = 0
+        while True:
+            command: LearnerCommand = ray.get(self.mailbox.next_command.remote(self.generation, index))
+            index += 1
+            if isinstance(command, StopLearner):
+                return
+            if isinstance(command, PublishWeights):
+                self._announce(self._publish(command.version))
+            elif isinstance(command, TrainStep):
+                self._train(command)
+
+    def _train(self, command: TrainStep) -> None:
+        watch = Stopwatch()
+        with watch.phase("fetch"):
+            shard: TrainShard = ray.get(command.shards[self.rank])
+        own, result, optimizer_steps = train_on(self.policy, shard, self.job.grpo, watch)
+        stats = reduce_stats(own, self.policy.device)
+        self.step = command.step
+        update = None
+        if command.publish:
+            with watch.phase("publish"):
+                update = self._publish(command.step)
+        metrics = stats.as_metrics()
+        metrics["loss"] /= optimizer_steps
+        metrics |= {
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+            "optimizer_steps": float(optimizer_steps),
+            "micro_batches": float(len(shard.micro_batches)),
+        }
+        self._post(StepDone(step=command.step, metrics=metrics, seconds=watch.seconds))
+        self._announce(update)
+        if command.checkpoint:
+            self._checkpoint(command.step)
+
+    def _publish(self, version: int) -> WeightUpdate | None:
+        """Hand out the weights; over NCCL they are in the engines when this returns, and the update has no buckets."""
+        if self._nccl is None:
+            return self._publisher.publish(self.policy.module, version)
+        self._nccl.send(version)
+        return WeightUpdate(version=version, buckets=()) if self.rank == 0 else None
+
+    def _announce(self, update: WeightUpdate | None) -> None:
+        if update is not None:
+            self._post(WeightsReady(update=update))
+
+    def _checkpoint(self, step: int) -> None:
+        name = checkpoints.checkpoint_name(step, self.generation)
+        checkpoints.save(self.policy, step=step, name=name)
+        if self.rank == 0:
+            key = f"{self.job.run_name}/{name}"
+            committed = ray.get(self.mailbox.restore_point.remote()).checkpoint
+            checkpoints.prune(self.job.storage, self.job.run_name, keep={key} | ({committed} if committed else set()))
+            self._post(CheckpointSaved(step=step, path=key))
+
+    def _restore(self, restore: RestorePoint) -> None:
+        if restore.checkpoint is not None:
+            checkpoints.load(self.policy, self.job.storage, restore)
+        self.step = restore.step
+
+    def _post(self, event: LearnerEvent) -> None:
+        if self.rank == 0:
+            ray.get(self.mailbox.post.remote(self.generation, event))
+
+    def _meet_engines(self) -> Any:
+        from learner.nccl_sending import NcclWeightSender
+
+        if self.job.nccl is None or self.policy.device.type != "cuda":
+            raise EngineError(
+                "rollouts.weight_transfer is nccl, but the learner runs on the CPU",
+                remedy="set rollouts.weight_transfer=object_store",
+            )
+        address = from_rank_zero(ray.util.get_node_ip_address(), self.policy.device)
+        return NcclWeightSender(self.policy.module, self.job.nccl, rank=self.rank, master_address=address)

@@ -1,0 +1,174 @@
+"""The policy that learns: a causal language model under DeepSpeed ZeRO-3, on CPU or CUDA.
+
+Every method is a collective: all ranks call it, in the same order, the same number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from data.errors import EngineError, SetupError
+from data.storage import local_copy
+from data.wire import SupervisedSequence, TrainSequence
+from learner.config import LearnerConfig, OptimizerConfig
+from learner.deepspeed_config import deepspeed_config
+from learner.loss import token_logprobs_and_entropy
+from learner.schedule import learning_rate_at
+from learner.tensors import TokenBatch, collate
+
+Stats = TypeVar("Stats")
+Rows = Sequence[TrainSequence | SupervisedSequence]
+LossFunction = Callable[[TokenBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Stats]]
+"""(batch, log-probabilities [B, T] with a gradient, entropy [B, T]) -> (this rank's part of the loss, statistics)."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """``grad_norm`` is the global norm before clipping; ``learning_rate`` the one that was used."""
+
+    grad_norm: float
+    learning_rate: float
+
+
+class ZeroPolicy:
+    """A model directory loaded straight into ZeRO-3 shards, with its optimiser.
+
+    The default process group must be up. Right-padded batches; ``temperature`` divides the logits.
+
+    Raises:
+        SetupError: the directory is not a model that can be loaded.
+        ConfigError: a setting that the device does not have.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        learner: LearnerConfig,
+        optimizer: OptimizerConfig,
+        *,
+        total_optimizer_steps: int,
+        temperature: float = 1.0,
+    ) -> None:
+        import deepspeed
+
+        self.learner = _resolved_here(learner)
+        self.device = torch.device(self.learner.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.temperature = temperature
+        self.optimizer_step = 0
+        self.model_dir = local_copy(model_dir)
+        self._optimizer = optimizer
+        self._total = total_optimizer_steps
+        settings = deepspeed_config(self.learner, optimizer)
+        model = _load_sharded(self.model_dir, settings, DTYPES[self.learner.dtype])
+        if self.learner.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+        self.engine.train()
+
+    @property
+    def module(self) -> torch.nn.Module:
+        module: torch.nn.Module = self.engine.module
+        return module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.learner.dtype]
+
+    def _forward(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropy of the targets, [B, T] each."""
+        scored = batch.targets.shape[1]
+        logits = self.engine(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+            logits_to_keep=scored + 1,  # the logits before the first scored token, up to those after the last
+        ).logits[:, :-1]
+        return token_logprobs_and_entropy(logits, batch.targets, self.temperature)
+
+    @torch.no_grad()
+    def logprobs(self, rows: Rows) -> torch.Tensor:
+        """Current log-probabilities of one micro-batch, laid out as `collate` does, fp32 [B, T], without gradient."""
+        return self._forward(collate(rows, self.device))[0]
+
+    def forward_backward(self, rows: Rows, loss_of: LossFunction[Stats], *, last: bool) -> Stats:
+        """Add one micro-batch to the gradient; ``last`` marks the end of an optimiser step.
+
+        ``loss_of`` returns this rank's share of a *sum* over all ranks. ZeRO averages gradients over the ranks, so the
+        share is multiplied by their number: the gradient does not depend on how rows are spread.
+        """
+        self.engine.set_gradient_accumulation_boundary(is_boundary=last)
+        batch = collate(rows, self.device)
+        logprobs, entropy = self._forward(batch)
+        loss, stats = loss_of(batch, logprobs, entropy)
+        self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+        return stats
+
+    def step(self) -> StepResult:
+        """Clip, take the optimiser step, clear the gradient.
+
+        Raises:
+            EngineError: the gradient is not finite. The weights are spoilt then: restart from a checkpoint.
+        """
+        rate = learning_rate_at(self._optimizer, self.optimizer_step, self._total)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        grad_norm = float(norm) if norm is not None else 0.0
+        if grad_norm != grad_norm or grad_norm in (float("inf"), -1.0):
+            raise EngineError(
+                f"the gradient of optimiser step {self.optimizer_step + 1} is not finite",
+                remedy="lower optimizer.learning_rate, or set learner.dtype=float32",
+            )
+        self.optimizer_step += 1
+        return StepResult(grad_norm=grad_norm, learning_rate=rate)
+
+
+def _resolved_here(learner: LearnerConfig) -> LearnerConfig:
+    """Fill in what "auto" means for a process that was started without `resolve_device`."""
+    device = learner.device if learner.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = learner.dtype if learner.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
+    return learner.model_copy(update={"device": device, "dtype": dtype})
+
+
+def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Load a model so that no rank holds it whole: transformers sees the ZeRO-3 settings and shards as it reads."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    if not (Path(model_dir) / "config.json").exists():
+        raise SetupError(
+            f"no model in {model_dir}: config.json is missing",
+            remedy="set the model to a directory or a name that exists",
+        )
+    sharding = HfDeepSpeedConfig(settings)  # transformers keeps a weak reference to it, for as long as it lives
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"the model in {model_dir} cannot be loaded: {error}",
+            remedy="give a model directory with safetensors weights",
+        ) from error
+    finally:
+        del sharding
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the three policies of the loss must differ by their weights alone
+    return model

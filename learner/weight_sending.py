@@ -1,0 +1,112 @@
+"""Weights on their way to the rollout actors, in buckets of bounded size.
+
+ZeRO-3 keeps a slice of every parameter on every rank. A bucket of parameters is gathered, copied out by rank 0 and let
+go before the next one: the whole model never exists in one place on the learner's side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.wire import TensorSlot, WeightBucket, WeightUpdate
+
+ALIGNMENT = 64
+"""Bytes; every tensor begins at a multiple of it, so that a reader can view its slice in place, whatever the dtype."""
+
+Flat = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketPlan:
+    """Parameter names and where each lies in a flat array of ``nbytes`` bytes."""
+
+    slots: tuple[TensorSlot, ...]
+    nbytes: int
+
+
+def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a parameter as in the checkpoint; a ZeRO-3 shard has shape (0,) and numel 0."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def plan_buckets(module: torch.nn.Module, bucket_bytes: int) -> list[BucketPlan]:
+    """Cut the parameters, in order, in buckets of at most ``bucket_bytes``; gathers nothing.
+
+    ``named_parameters`` names tied weights once, as the checkpoint does. A tensor larger than the bound travels alone
+    in a bucket of its own size, since it has to arrive whole.
+    """
+    plans: list[BucketPlan] = []
+    slots: list[TensorSlot] = []
+    end = 0
+    for name, parameter in module.named_parameters():
+        shape = full_shape(parameter)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * parameter.dtype.itemsize
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        if slots and offset + nbytes > bucket_bytes:
+            plans.append(BucketPlan(slots=tuple(slots), nbytes=end))
+            slots, offset = [], 0
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        slots.append(TensorSlot(name=name, dtype=dtype, shape=shape, offset=offset, nbytes=nbytes))
+        end = offset + nbytes
+    if slots:
+        plans.append(BucketPlan(slots=tuple(slots), nbytes=end))
+    return plans
+
+
+def gathered(parameters: Sequence[torch.Tensor]) -> Any:
+    """Context in which ``parameters`` are whole on every rank (a collective); for unsharded ones it does nothing."""
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+
+
+def gather_buckets(
+    module: torch.nn.Module, bucket_bytes: int, *, keep: bool = True
+) -> Iterator[tuple[tuple[TensorSlot, ...], Flat]]:
+    """Yield (slots, flat ``uint8[nbytes]``) bucket by bucket, in the dtype of the compute policy.
+
+    A collective: every rank iterates to the end. Ranks with ``keep=False`` take part and get empty arrays.
+    """
+    parameters = dict(module.named_parameters())
+    for plan in plan_buckets(module, bucket_bytes):
+        members = [parameters[slot.name] for slot in plan.slots]
+        flat: Flat = np.zeros(plan.nbytes if keep else 0, dtype=np.uint8)
+        with gathered(members):
+            if keep:
+                into = torch.from_numpy(flat)
+                for slot, parameter in zip(plan.slots, members, strict=True):
+                    raw = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+                    into[slot.offset : slot.offset + slot.nbytes].copy_(raw)
+        yield plan.slots, flat
+
+
+class WeightPublisher:
+    """Puts policy versions on Ray's object store; keeps the last two alive, since a rollout actor may still read the
+    older one while the newer is announced.
+    """
+
+    def __init__(self, bucket_bytes: int, *, sender: bool) -> None:
+        self._bucket_bytes = bucket_bytes
+        self._sender = sender
+        self._alive: deque[WeightUpdate] = deque(maxlen=2)
+
+    def publish(self, module: torch.nn.Module, version: int) -> WeightUpdate | None:
+        """Gather and put every bucket; a collective. The update on the sending rank, None on the others."""
+        import ray
+
+        buckets = []
+        for slots, flat in gather_buckets(module, self._bucket_bytes, keep=self._sender):
+            if self._sender:
+                buckets.append(WeightBucket(slots=slots, nbytes=flat.nbytes, ref=ray.put(flat)))
+        if not self._sender:
+            return None
+        update = WeightUpdate(version=version, buckets=tuple(buckets))
+        self._alive.append(update)
+        return update
