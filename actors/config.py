@@ -15,14 +15,20 @@ class RolloutConfig(StrictModel):
     actors: Annotated[int, Field(ge=1, description="rollout actors, each with its own vLLM engine")] = 1
     tensor_parallel: Annotated[int, Field(ge=1, description="GPUs per engine; 1 on the CPU")] = 1
     cpus_per_actor: Annotated[float, Field(gt=0, description="Ray CPUs reserved per actor (fractions are fine)")] = 1.0
-    cpu_threads: Annotated[int, Field(ge=0, description="OpenMP threads of a CPU engine; 0 = share the cores evenly")] = 0
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto = bfloat16 on GPU, float32 on CPU")] = "auto"
+    cpu_threads: Annotated[
+        int, Field(ge=0, description="OpenMP threads of a CPU engine; 0 = share the cores evenly")
+    ] = 0
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto = bfloat16 on GPU, float32 on CPU")
+    ] = "auto"
     temperature: Annotated[float, Field(gt=0, description="sampling temperature of training rollouts")] = 1.0
     max_prompt_tokens: Annotated[int, Field(ge=1, description="longer prompts are refused")] = 1024
     max_completion_tokens: Annotated[int, Field(ge=1, description="completions are cut here")] = 1024
     max_concurrent_requests: Annotated[int, Field(ge=1, description="sequences one engine decodes at once")] = 64
     kv_cache_gib: Annotated[float, Field(gt=0, description="KV cache of a CPU engine, GiB of host memory")] = 1.0
-    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1, description="share of a GPU's memory that vLLM may take")] = 0.85
+    gpu_memory_fraction: Annotated[
+        float, Field(gt=0, le=1, description="share of a GPU's memory that vLLM may take")
+    ] = 0.85
     enforce_eager: Annotated[bool, Field(description="no CUDA graphs; always true on the CPU")] = False
     weight_transfer: Annotated[
         Literal["object_store", "nccl"],
@@ -30,4 +36,6 @@ class RolloutConfig(StrictModel):
     ] = "object_store"
     start_timeout_s: Annotated[float, Field(gt=0, description="seconds an engine may take to start")] = 600.0
     request_timeout_s: Annotated[float, Field(gt=0, description="seconds one completion may take")] = 1800.0
-    update_timeout_s: Annotated[float, Field(gt=0, description="seconds one weight update of an engine may take")] = 600.0
+    update_timeout_s: Annotated[float, Field(gt=0, description="seconds one weight update of an engine may take")] = (
+        600.0
+    )

@@ -56,7 +56,9 @@ class RolloutEngine:
         name: for the statistics and error messages.
     """
 
-    def __init__(self, config: RolloutConfig, model_dir: str, *, seed: int, max_model_len: int, name: str = "engine") -> None:
+    def __init__(
+        self, config: RolloutConfig, model_dir: str, *, seed: int, max_model_len: int, name: str = "engine"
+    ) -> None:
         self.config = config
         self._model_dir = model_dir
         self._seed = seed
@@ -106,9 +108,10 @@ class RolloutEngine:
         try:
             async with asyncio.timeout(self.config.start_timeout_s):
                 self._tokenizer = await asyncio.to_thread(_load_tokenizer, self._model_dir)
-                self._llm = await asyncio.to_thread(self._create, self._folder)
-                await self._llm.collective_rpc("watch_parent", args=(process_stamp(os.getpid()),))
-                await self._llm.update_weight_version(str(self._version))
+                llm = await asyncio.to_thread(self._create, self._folder)
+                self._llm = llm
+                await llm.collective_rpc("watch_parent", args=(process_stamp(os.getpid()),))
+                await llm.update_weight_version(str(self._version))
         except BaseException as error:
             cause = root_cause(error, self._log())
             await asyncio.to_thread(_kill_children, before)
@@ -134,7 +137,11 @@ class RolloutEngine:
             from vllm.v1.engine.async_llm import AsyncLLM
 
             args = engine_args(
-                self.config, self._model_dir, seed=self._seed, max_model_len=self._max_model_len, on_cpu=current_platform.is_cpu()
+                self.config,
+                self._model_dir,
+                seed=self._seed,
+                max_model_len=self._max_model_len,
+                on_cpu=current_platform.is_cpu(),
             )
             return AsyncLLM.from_engine_args(args)
 
@@ -186,8 +193,8 @@ class RolloutEngine:
         prompt: Any = {"prompt_token_ids": list(request.prompt_token_ids)}
         final = None
         try:
-            async for final in llm.generate(prompt, self._params(request), key):
-                pass
+            async for output in llm.generate(prompt, self._params(request), key):
+                final = output
         except Exception as error:
             why = self._failure or f"failed in mid-request ({root_cause(error, self._log())})"
             raise EngineError(f"rollout engine {self._name} {why}", remedy=RESTART) from error
@@ -215,7 +222,7 @@ class RolloutEngine:
     def _completion(self, request: SampleRequest, output: CompletionOutput) -> Completion:
         ids = tuple(output.token_ids)
         logprobs: Any = output.logprobs
-        spans = tuple(VersionSpan(start=s.start, end=s.end, version=int(s.version)) for s in output.weight_versions or ())
+        versions = output.weight_versions or ()
         return Completion(
             question_id=request.question_id,
             draw=request.draw,
@@ -224,18 +231,19 @@ class RolloutEngine:
             prompt_token_ids=request.prompt_token_ids,
             token_ids=ids,
             logprobs=tuple(float(np.float32(logprobs[i][token].logprob)) for i, token in enumerate(ids)),
-            version_spans=spans,
+            version_spans=tuple(VersionSpan(start=s.start, end=s.end, version=int(s.version)) for s in versions),
             finish_reason="stop" if output.finish_reason == "stop" else "length",
             text=self._decode(ids),
         )
 
     def _decode(self, ids: tuple[int, ...]) -> str:
-        """Text for verifiers: every token the model wrote, special ones too, less the end-of-sequence ids at the end."""
+        """Text for verifiers: all that the model wrote, special tokens too, less the end-of-sequence ids at the end."""
         assert self._model is not None
         end = len(ids)
         while end and ids[end - 1] in self._model.eos_token_ids:
             end -= 1
-        return str(self._tokenizer.decode(list(ids[:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        kept = list(ids[:end])
+        return str(self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -301,7 +309,7 @@ class RolloutEngine:
         await llm.start_weight_update()
 
     async def update_weights(self, request: Any) -> None:
-        """Receive weights; runs while the trainer broadcasts. A peer that fails would block for ever, so it is timed."""
+        """Receive weights while the trainer broadcasts. A peer that fails would block for ever, so it is timed."""
         async with asyncio.timeout(self.config.update_timeout_s):
             await self._ready().update_weights(request)
 

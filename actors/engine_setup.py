@@ -47,7 +47,7 @@ def read_model_files(model_dir: str) -> ModelFiles:
 
     folder = Path(model_dir)
     if not folder.is_dir():
-        raise EngineError(f"model directory does not exist: {model_dir}", remedy="set the model to an existing directory")
+        raise EngineError(f"model directory does not exist: {model_dir}", remedy="set the model to one that does")
     remedy = "save the model again with save_pretrained (safetensors) beside its tokenizer"
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).is_file():
@@ -62,7 +62,8 @@ def read_model_files(model_dir: str) -> ModelFiles:
         generation = json.loads(generation_path.read_text()) if generation_path.is_file() else {}
         for shard in shards:
             with safe_open(shard, framework="numpy") as handle:
-                tensors |= {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}
+                names: list[str] = handle.keys()
+                tensors |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
     except (OSError, ValueError, SafetensorError) as error:
         raise EngineError(f"model directory {model_dir} is unreadable ({error})", remedy=remedy) from error
     eos = {token for source in (model, generation) for token in _as_ids(source.get("eos_token_id"))}
@@ -101,7 +102,9 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:4]) + more
 
 
-def engine_args(config: RolloutConfig, model_dir: str, *, seed: int, max_model_len: int, on_cpu: bool) -> AsyncEngineArgs:
+def engine_args(
+    config: RolloutConfig, model_dir: str, *, seed: int, max_model_len: int, on_cpu: bool
+) -> AsyncEngineArgs:
     """vLLM's arguments for this configuration. Sampling defaults of the model are switched off: the policy that is
     sampled must be the one that is trained."""
     from vllm.config import WeightTransferConfig

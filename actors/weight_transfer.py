@@ -55,7 +55,7 @@ class StagedBucket:
         self._fd = os.memfd_create("fleming-weights", os.MFD_CLOEXEC)
         try:
             os.ftruncate(self._fd, max(bucket.nbytes, 1))
-            view, written = memoryview(np.ascontiguousarray(data)), 0
+            view, written = np.ascontiguousarray(data).data, 0
             while written < bucket.nbytes:  # one write call moves 2 GiB at most
                 written += os.pwrite(self._fd, view[written : written + (1 << 30)], written)
         except OSError as error:
@@ -93,7 +93,9 @@ class StagedBucket:
 def _check_bucket(bucket: WeightBucket, data: np.ndarray) -> None:
     remedy = "send each bucket as uint8[nbytes] with slots inside it (learner's weight sender)"
     if data.dtype != np.uint8 or data.shape != (bucket.nbytes,):
-        raise EngineError(f"weight bucket is {data.dtype}{list(data.shape)} instead of uint8[{bucket.nbytes}]", remedy=remedy)
+        raise EngineError(
+            f"weight bucket is {data.dtype}{list(data.shape)} instead of uint8[{bucket.nbytes}]", remedy=remedy
+        )
     for slot in bucket.slots:
         dtype = getattr(torch, slot.dtype, None)
         if not isinstance(dtype, torch.dtype):

@@ -1,0 +1,141 @@
+"""A `RolloutEngine` as a Ray actor, and the plain handle that the rest of the system talks to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.config import RolloutConfig
+from actors.engine import RolloutEngine
+from data.errors import EngineError, FlemingError
+from data.records import Completion
+from data.wire import EngineStats, SampleRequest, WeightBucket, WeightUpdate
+
+T = TypeVar("T")
+
+
+class RolloutActor:
+    """Thin async Ray actor around one engine; a Ray class through `create_rollout_actors`.
+
+    The last five methods are what vLLM's own trainer engines call on a Ray actor (``weight_transfer: nccl``, fixed
+    pools of GPUs). That path is checked against vLLM's classes without a GPU; it has not run on hardware.
+    """
+
+    def __init__(self, name: str, config: RolloutConfig, model_dir: str, seed: int, max_model_len: int) -> None:
+        self._engine = RolloutEngine(config, model_dir, seed=seed, max_model_len=max_model_len, name=name)
+
+    async def start(self) -> EngineStats:
+        await self._engine.start()
+        return self._engine.stats()
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        return await self._engine.generate(request)
+
+    async def apply_update(self, update: WeightUpdate) -> float:
+        """Fetch and load the buckets one at a time, so that one bucket at most is in this process. Returns seconds."""
+        return await self._engine.apply_update(update, _fetch)
+
+    async def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    async def close(self) -> None:
+        await self._engine.shutdown()
+
+    async def init_weight_transfer_engine(self, request: Any) -> None:
+        await self._engine.init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        await self._engine.start_weight_update()
+
+    async def update_weights(self, request: Any) -> None:
+        await self._engine.update_weights(request)
+
+    async def finish_weight_update(self) -> None:
+        await self._engine.finish_weight_update()
+
+    async def update_weight_version(self, new_version: str) -> None:
+        await self._engine.update_weight_version(new_version)
+
+
+async def _fetch(bucket: WeightBucket) -> np.ndarray:
+    ref: Any = bucket.ref
+    return np.asarray(await ref)
+
+
+class RayRollouts:
+    """A rollout actor seen from outside: awaitable methods and errors of our own tree. Cancelling a call cancels it
+    in the actor too."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name = name
+        self.handle = handle
+
+    async def start(self) -> EngineStats:
+        return await self._call(self.handle.start.remote())
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        return await self._call(self.handle.sample.remote(request))
+
+    async def apply_update(self, update: WeightUpdate) -> float:
+        return await self._call(self.handle.apply_update.remote(update))
+
+    async def stats(self) -> EngineStats:
+        return await self._call(self.handle.stats.remote())
+
+    async def close(self) -> None:
+        """End the engine, then the actor; one that is dead already is fine."""
+        with contextlib.suppress(EngineError):
+            await self._call(self.handle.close.remote())
+        ray.kill(self.handle)
+
+    async def _call(self, ref: Awaitable[T]) -> T:
+        done = False
+        try:
+            result = await ref
+            done = True
+            return result
+        except RayTaskError as error:
+            done = True
+            if isinstance(error.cause, FlemingError):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            done = True
+            raise EngineError(
+                f"rollout actor {self.name} is gone ({' '.join(str(error).split())[:300]})",
+                remedy="resume the run; if memory ran out, lower rollouts.kv_cache_gib or rollouts.actors",
+            ) from error
+        finally:
+            if not done:  # cancelled or timed out: the engine must stop decoding for nobody
+                ray.cancel(ref)
+
+
+def create_rollout_actors(
+    config: RolloutConfig,
+    model_dir: str,
+    *,
+    seed: int,
+    max_model_len: int,
+    prefix: str = "rollout",
+    options: Mapping[str, Any] | None = None,
+) -> list[RayRollouts]:
+    """Create ``config.actors`` named Ray actors ("rollout-0" ...), not started yet.
+
+    Args:
+        options: further Ray actor options, such as a scheduling strategy or a namespace.
+    """
+    gpus = config.tensor_parallel if ray.cluster_resources().get("GPU") else 0
+    # Ray's default of 1000 calls at once would let queued samples keep out a weight update.
+    base = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "max_concurrency": 100_000, "max_restarts": 0}
+    remote = ray.remote(RolloutActor)
+    actors = []
+    for index in range(config.actors):
+        name = f"{prefix}-{index}"
+        named = remote.options(**base, name=name, **(options or {}))
+        actors.append(RayRollouts(name, named.remote(name, config, model_dir, seed, max_model_len)))
+    return actors
