@@ -347,8 +347,8 @@ def check_ray(env: Mapping[str, str], current: Path | None = None, home: Path | 
     """
     address = env.get("RAY_ADDRESS", "")
     noted = current or Path(env.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
-    if address in ("auto", "local"):
-        address = ""
+    if address == "auto":
+        address = noted.read_text().strip() if noted.is_file() else "127.0.0.1"
     if address:
         host, port = _host_and_port(address)
         if not _answers(host, port):

@@ -201,6 +201,8 @@ def test_no_ray_is_fine_and_a_dead_address_is_not(tmp_path: Path) -> None:
         (tmp_path / "stale").write_text(address)
         (check,) = doctor.check_ray({}, current=tmp_path / "stale")  # a note that a dead cluster left behind
         assert check.status == "ok"
+        (check,) = doctor.check_ray({"RAY_ADDRESS": "auto"}, current=tmp_path / "stale")
+        assert check.status == "fail"
 
 
 def test_a_running_ray_and_its_token(tmp_path: Path) -> None:
