@@ -25,7 +25,7 @@ COPY . .
 RUN useradd --create-home --uid 1000 fleming \
     && mkdir -p /home/fleming/fleming-runs \
     && chown fleming:fleming /home/fleming/fleming-runs
-USER fleming
+USER 1000
 ENV PATH=/fleming/.venv/bin:$PATH \
     PYTHONPATH=/fleming \
     PYTHONUNBUFFERED=1 \

@@ -71,14 +71,14 @@ install_profile() {
 case "$profile" in cpu | gpu) ;; *) die "profile '$profile' is unknown" "use cpu or gpu" ;; esac
 command -v g++ >/dev/null || die "no C++ compiler (g++)" "install it, for instance: apt-get install g++"
 
-mkdir -p "$venv"
-rm -f "$venv"/.installed-*
 if [ ! -x "$venv/bin/python" ]; then
     python="$(find_python)"
     quietly "virtual environment in $venv" "$python" -m venv "$venv" ||
         die "could not create $venv with $python" "install its venv module, for instance: apt-get install python3-venv"
 fi
-export PATH="$PWD/$venv/bin:$PATH"
+rm -f "$venv"/.installed-*
+PATH="$(cd "$venv/bin" && pwd):$PATH"
+export PATH
 quietly "installer" "$venv/bin/python" -m pip install --quiet "$uv_pin"
 if [ "$profile" = cpu ]; then quietly "torch, CPU build" install_cpu_torch; fi
 quietly "packages of the $profile profile" install_profile
