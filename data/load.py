@@ -25,7 +25,9 @@ def load_questions(config: QuestionSourceConfig) -> QuestionSplits:
                 f"row {row} of {config.path} has split {question.split!r}", remedy=f"use one of {sorted(by_split)}"
             )
         if question.id in seen:
-            raise DataError(f"row {row} of {config.path} repeats question {question.id}", remedy="drop repeated questions")
+            raise DataError(
+                f"row {row} of {config.path} repeats question {question.id}", remedy="drop repeated questions"
+            )
         seen.add(question.id)
         by_split[question.split].append(question)
     if not by_split["train"]:

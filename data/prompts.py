@@ -89,7 +89,8 @@ def encode_target(question: Question, tokenizer: Tokenizer, reasoning: str) -> t
     tags: Sequence[str] = ("<think>", "</think>", "<answer>", "</answer>")
     if not reasoning.strip() or any(tag in reasoning for tag in tags):
         raise DataError(
-            f"reasoning {reasoning[:60]!r} of question {question.id} is empty or holds a tag", remedy="give plain reasoning text"
+            f"reasoning {reasoning[:60]!r} of question {question.id} is empty or holds a tag",
+            remedy="give plain reasoning text",
         )
     ids = tokenizer.encode(target_text(question, reasoning), add_special_tokens=False)
     return (*ids, int(tokenizer.eos_token_id))

@@ -7,6 +7,7 @@ writes of every completion: what was sampled, what it earned, and what became of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import uuid
@@ -80,7 +81,9 @@ COMPLETION_SCHEMA = _schema(
     finish_reason=pa.string(),
     text=pa.string(),
 )
-GROUP_SCHEMA = _schema(question=_struct(QUESTION_SCHEMA), draw=pa.int64(), completions=_list(_struct(COMPLETION_SCHEMA)))
+GROUP_SCHEMA = _schema(
+    question=_struct(QUESTION_SCHEMA), draw=pa.int64(), completions=_list(_struct(COMPLETION_SCHEMA))
+)
 SCORE_SCHEMA = _schema(
     correct=pa.float64(), format=pa.float64(), reward=pa.float64(), reason=pa.string(), answer=pa.string()
 )
@@ -221,7 +224,7 @@ def _culprit(rows: Sequence[Row], schema: Any, what: str) -> DataError:
                 value = ascii(row[column.name])[:80]
                 return DataError(
                     f"{what} row {index} has {column.name} = {value}, which cannot be stored ({str(error)[:120]})",
-                    remedy="clean the value: text must be valid Unicode without lone surrogates, integers must fit the schema",
+                    remedy="clean the value: valid Unicode without lone surrogates, numbers that fit the schema",
                 )
     return DataError(f"{what} rows do not fit their schema", remedy="check the types of the record's fields")
 
@@ -256,7 +259,8 @@ def fit_schema(table: Any, schema: Any, what: str) -> Any:
     missing = [name for name in schema.names if name not in table.schema.names]
     if missing:
         raise DataError(
-            f"{what} table lacks the columns {missing}; it has {table.schema.names[:20]}", remedy=f"write it with {schema.names}"
+            f"{what} table lacks the columns {missing}; it has {table.schema.names[:20]}",
+            remedy=f"write it with {schema.names}",
         )
     chosen = table.select(schema.names)
     for column in schema:
@@ -266,11 +270,15 @@ def fit_schema(table: Any, schema: Any, what: str) -> Any:
     try:
         return chosen.cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{what} table does not fit its schema ({str(error)[:160]})", remedy=f"use the types {schema}") from None
+        raise DataError(
+            f"{what} table does not fit its schema ({str(error)[:160]})", remedy=f"use the types {schema}"
+        ) from None
 
 
 def _question(row: Row) -> Question:
-    plain = {name: row[name] for name in ("source", "language", "stem", "answer_label", "context", "difficulty", "split")}
+    plain = {
+        name: row[name] for name in ("source", "language", "stem", "answer_label", "context", "difficulty", "split")
+    }
     source = row["provenance"]
     question = Question(
         **plain,
@@ -304,7 +312,9 @@ def _scored_group(row: Row) -> ScoredGroup:
 
 
 def _trajectory(row: Row) -> Trajectory:
-    return Trajectory(**{**row, "refinements": tuple(row["refinements"]), "filters_passed": tuple(row["filters_passed"])})
+    return Trajectory(
+        **{**row, "refinements": tuple(row["refinements"]), "filters_passed": tuple(row["filters_passed"])}
+    )
 
 
 _BUILDERS: dict[type, Callable[[Row], Any]] = {
@@ -336,7 +346,9 @@ def write_parquet(table: Any, target: str | os.PathLike[str] | IO[bytes], filesy
         store.move(partial, path)
     except OSError as error:
         _discard(store, partial)
-        raise DataError(f"cannot write {path}: {error}", remedy="check that the folder exists and has free space") from error
+        raise DataError(
+            f"cannot write {path}: {error}", remedy="check that the folder exists and has free space"
+        ) from error
 
 
 def read_parquet(kind: type[R], source: str | os.PathLike[str] | IO[bytes], filesystem: Any = None) -> list[R]:
@@ -354,7 +366,5 @@ def read_parquet(kind: type[R], source: str | os.PathLike[str] | IO[bytes], file
 
 
 def _discard(store: Any, path: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # when it was never created: the first error is the one to report
         store.delete_file(path)
-    except OSError:
-        pass  # it was never created; the first error is the one to report

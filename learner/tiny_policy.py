@@ -6,14 +6,15 @@ learner load it as they load a 7B. It knows nothing: a supervised warm-up teache
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from data.errors import ConfigError
 from learner.config import TinyPolicyConfig
@@ -43,16 +44,16 @@ def build_tiny_policy(config: TinyPolicyConfig, texts: Iterable[str], out_dir: s
     model.save_pretrained(folder, safe_serialization=True)
 
 
-def build_tokenizer(config: TinyPolicyConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most ``vocab_size`` tokens.
+def build_tokenizer(config: TinyPolicyConfig, texts: Iterable[str]) -> Qwen2Tokenizer:
+    """A byte-level BPE tokenizer of at most ``vocab_size`` tokens, of the class that a Qwen2 model is loaded with.
 
     Tags and labels are added tokens but not "special" ones: decoding with special tokens skipped must keep them, since
     the reward reads them from the text.
     """
-    kept = [*TAGS, *LABEL_TOKENS]
+    names = {"unk_token": None, "bos_token": None, "eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
+    pipeline = Qwen2Tokenizer(**names).backend_tokenizer  # only for its normaliser and pre-tokeniser
     bpe = Tokenizer(BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe.normalizer, bpe.pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
     trainer = BpeTrainer(
         vocab_size=config.vocab_size - len(TAGS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -60,19 +61,21 @@ def build_tokenizer(config: TinyPolicyConfig, texts: Iterable[str]) -> PreTraine
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    # Letters are in the byte alphabet already; adding them makes them atoms where they stand alone as a word.
-    bpe.add_tokens([AddedToken(t, normalized=False, single_word=t in LABEL_TOKENS) for t in kept])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token=PAD_TOKEN,
-        eos_token=EOS_TOKEN,
+    model = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
         model_max_length=config.max_positions,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
+        **names,
     )
+    # Letters are in the byte alphabet already; adding them makes them atoms where they stand alone as a word.
+    tokenizer.add_tokens(
+        [AddedToken(t, normalized=False, single_word=t in LABEL_TOKENS) for t in (*TAGS, *LABEL_TOKENS)]
+    )
+    return tokenizer
 
 
-def build_model(config: TinyPolicyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def build_model(config: TinyPolicyConfig, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """A Qwen2 model with random fp32 weights, drawn without touching the caller's random state."""
     shape = Qwen2Config(
         vocab_size=config.vocab_size,

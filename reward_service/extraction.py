@@ -1,4 +1,4 @@
-"""Strict reading of ``<think>...</think><answer>X</answer>``, in time linear in the text and without regular expressions.
+"""Strict reading of ``<think>...</think><answer>X</answer>``, in linear time and without regular expressions.
 
 Each tag exactly once, in this order, with nothing but white space outside. What the completion then says is mapped to
 one option or refused with a reason: an answer that names several options, or a letter and the text of another option,
@@ -57,7 +57,9 @@ def extract(text: str, max_chars: int) -> Extraction:
     if not think_open < think_close < answer_open < answer_close:
         return Extraction(reason="order")
     outside = (
-        text[:think_open] + text[think_close + len(THINK_CLOSE) : answer_open] + text[answer_close + len(ANSWER_CLOSE) :]
+        text[:think_open]
+        + text[think_close + len(THINK_CLOSE) : answer_open]
+        + text[answer_close + len(ANSWER_CLOSE) :]
     )
     if outside.strip():
         return Extraction(reason="outside")
@@ -118,7 +120,7 @@ def _as_label(text: str, labels: set[str]) -> str:
 
 
 def _split_label(text: str, labels: set[str]) -> tuple[str, str]:
-    """("A", "Arachnodactyly") of "A. Arachnodactyly", "(A) Arachnodactyly" or "A: ..."; ("", "") when no label leads."""
+    """("A", "Arachnodactyly") of "A. Arachnodactyly", "(A) Arachnodactyly"; ("", "") without a label in front."""
     if text[:1] in _BRACKETS:
         end = text.find(_BRACKETS[text[0]])
         label = _as_label(text[1:end], labels) if end > 0 else ""

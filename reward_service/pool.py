@@ -118,7 +118,11 @@ class RewardPool:
     """
 
     def __init__(
-        self, config: RewardConfig, backend: ActorBackend | None = None, actors: list[Any] | None = None, attempts: int = 3
+        self,
+        config: RewardConfig,
+        backend: ActorBackend | None = None,
+        actors: list[Any] | None = None,
+        attempts: int = 3,
     ) -> None:
         self._config = config
         self._backend: ActorBackend = backend or RayBackend(config)
@@ -153,8 +157,10 @@ class RewardPool:
                 scored = await self._ask(slot, group)
                 self._count["scored"] += 1
                 return scored
-            except Exception as error:  # whatever a verifier or its process does must not end the run
-                reason = "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {str(error)[:200]}"
+            except Exception as error:  # noqa: BLE001  # whatever a verifier does must not end the run
+                reason = (
+                    "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {str(error)[:200]}"
+                )
                 self._replace(slot)
             except asyncio.CancelledError:
                 self._replace(slot)  # the actor may still be busy with a group that nobody waits for

@@ -1,7 +1,7 @@
 """The reward of the paper: correctness of the final answer plus adherence to the format, and nothing else.
 
-``reward = correct_weight * correct + format_weight * format`` (paper, section 3). Both parts are 0 or 1. ``correct`` asks
-for the format first, and a completion that was cut by the token limit earns nothing, even if all tags are there.
+``reward = correct_weight * correct + format_weight * format`` (paper, section 3). Both parts are 0 or 1.
+``correct`` asks for the format first, and a completion that was cut by the token limit earns nothing, even if all tags are there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def score_text(question: Question, text: str, config: RewardConfig) -> Score:
         return Score(correct=0.0, format=0.0, reward=0.0, reason=choice.reason, answer=answer)
     correct = float(choice.label == question.answer_label)
     reward = config.correct_weight * correct + config.format_weight
-    return Score(correct=correct, format=1.0, reward=reward, reason="correct" if correct else "wrong", answer=choice.label)
+    return Score(
+        correct=correct, format=1.0, reward=reward, reason="correct" if correct else "wrong", answer=choice.label
+    )
 
 
 def score_completion(question: Question, completion: Completion, config: RewardConfig) -> Score:

@@ -81,7 +81,7 @@ def _one_each(maker: _Maker, families: Iterator[Disease], split: str, count: int
         disease = next(families, None)
         if disease is None:
             break
-        question = maker.question(disease, split, 0)
+        question = maker.question(disease, split, draw=0, place=len(questions))
         if question:
             questions.append(question)
     return questions
@@ -94,7 +94,7 @@ def _cycled(maker: _Maker, families: list[Disease], count: int) -> list[Question
     while len(questions) < count and draw < 10 + count:
         before = len(questions)
         for disease in families:
-            question = maker.question(disease, "warm_up", draw) if len(questions) < count else None
+            question = maker.question(disease, "warm_up", draw, len(questions)) if len(questions) < count else None
             if question:
                 questions.setdefault(question.id, question)
         if len(questions) == before:
@@ -113,7 +113,7 @@ class _Maker:
             disease.id: tuple(sorted(t for t, f in disease.findings.items() if self._is_askable(t) and _is_common(f)))
             for disease in hpo.diseases.values()
         }
-        # Drawn with repetition: a distractor is then as common among diseases as a true finding, and gives nothing away.
+        # With repetition: a distractor is then as common among diseases as a true finding, and gives nothing away.
         self._pool = [term for disease in sorted(self._askable) for term in self._askable[disease]]
 
     def families(self) -> list[Disease]:
@@ -124,23 +124,25 @@ class _Maker:
                 best.setdefault(disease.family, disease)
         return [best[family] for family in sorted(best)]
 
-    def question(self, disease: Disease, split: str, draw: int) -> Question | None:
-        """A question about ``disease``, or None when too few distractors can be found."""
+    def question(self, disease: Disease, split: str, draw: int, place: int) -> Question | None:
+        """A question about ``disease``, or None when too few distractors can be found.
+
+        The truth stands at ``place`` modulo the options: going round the places makes every letter right equally often,
+        so a policy that always says the same letter stays at chance and has nothing to gain.
+        """
         rng = random.Random(f"{self._config.seed} {split} {disease.id} {draw}")
         truth = rng.choice(self._askable[disease.id])
         distractors = self._distractors(disease, rng)
         if len(distractors) < self._config.options - 1:
             return None
-        terms = [truth, *distractors]
-        rng.shuffle(terms)
+        terms = list(distractors)
+        terms.insert(place % self._config.options, truth)
         labels = [chr(ord("A") + index) for index in range(len(terms))]
         return Question(
             source="hpo",
             language="en",
             stem=rng.choice(STEMS).format(disease=disease.name),
-            options=tuple(
-                Option(label=a, text=self._hpo.terms[t].name) for a, t in zip(labels, terms, strict=True)
-            ),
+            options=tuple(Option(label=a, text=self._hpo.terms[t].name) for a, t in zip(labels, terms, strict=True)),
             answer_label=labels[terms.index(truth)],
             split=split,
             tags=("one-hop",),

