@@ -39,6 +39,9 @@ from data.wire import CheckpointSaved, RestorePoint, Sampler, SamplingSpec, Scor
 from learner.batching import plan_shards, sequences_of
 
 
+FINAL_MODEL = "models/final"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What the controller conducts. ``publish`` loads an update into every rollout actor and returns the seconds taken."""
@@ -107,7 +110,7 @@ class Controller:
             try:
                 await self._restore()
                 await self._steps()
-                self.evaluations.setdefault("after", await self._evaluate(samples=self._loop.evaluation.samples))
+                await self._finish()
                 return
             except LearnerRestarted as restart:
                 self._parts.reporter.line(f"the learner was restarted; going back to step {restart.step}")
@@ -126,6 +129,17 @@ class Controller:
             evaluation = await clock.time("evaluate", self._evaluate_when_due())
             self._record(collected, done, {**evaluation, **clock.metrics()})
             await self._commit(saved)
+
+    async def _finish(self) -> None:
+        """Evaluate, commit what no commit covers yet, and write the trained policy as a model directory."""
+        if self._solved:
+            self.evaluations["after"] = await self._evaluate(samples=self._loop.evaluation.samples)
+            commit = self._parts.store.last_commit()
+            if commit is None or commit.step < self._step:
+                await self._commit(await self._parts.learner.checkpoint(self._step))
+        if self._idle_rows:
+            self._parts.store.write_idle(self._step, rollout_table(self._idle_rows))
+        await self._parts.learner.export(FINAL_MODEL)
 
     async def _collect(self) -> Collected:
         parts, rollouts = self._parts, self._recipe.rollouts

@@ -12,19 +12,22 @@ from ray.exceptions import RayError
 from data.errors import EngineError
 from data.wire import (
     CheckpointSaved,
+    ExportModel,
     LearnerCommand,
     LearnerEvent,
     LearnerFailed,
     LearnerStarted,
+    ModelExported,
     PublishWeights,
     RestorePoint,
+    SaveCheckpoint,
     StepDone,
     StopLearner,
     TrainStep,
     WeightsReady,
 )
 
-EventT = TypeVar("EventT", StepDone, WeightsReady, CheckpointSaved, LearnerStarted)
+EventT = TypeVar("EventT", StepDone, WeightsReady, CheckpointSaved, ModelExported, LearnerStarted)
 
 
 class LearnerRestarted(Exception):  # noqa: N818 - a turn of events that the controller handles, not a failure
@@ -62,6 +65,16 @@ class LearnerClient:
         """Have the current weights gathered and put on the object store as policy ``version``."""
         await self._send(PublishWeights(version=version))
         return await self._expect(WeightsReady)
+
+    async def checkpoint(self, step: int) -> CheckpointSaved:
+        """Have the learner's state after ``step`` saved."""
+        await self._send(SaveCheckpoint(step=step))
+        return await self._expect(CheckpointSaved)
+
+    async def export(self, target: str) -> ModelExported:
+        """Have the current policy written as a model directory under the run's storage."""
+        await self._send(ExportModel(target=target))
+        return await self._expect(ModelExported)
 
     async def set_restore(self, restore: RestorePoint) -> None:
         await self._mailbox.set_restore.remote(restore)

@@ -10,6 +10,8 @@ Layout under ``<run.storage>/<run.name>``
     segments/step-000001.attempt-01.json  the metrics of one step; never appended to
     segments/event-00001.attempt-01.json  one event
     trajectories/step-000001.attempt-01.parquet
+    trajectories/rolled_back/, idle/      completions of steps run again, and of draws after the last step
+    models/, train/                       model directories (initial, warm_up, final) and the learner's checkpoints
     metrics.jsonl, events.jsonl           views joined from the segments
 
 A step belongs to the surviving lineage when some commit covers it: a commit's ``lineage`` lists which attempt ran which
@@ -111,6 +113,10 @@ class RunStore:
         self.storage.write(f"trajectories/{name}.parquet", parquet_bytes(trajectories))
         self._rows[name] = {"step": step, "attempt": self.attempt, **metrics}
         self.storage.write(f"segments/{name}.json", to_json(self._rows[name]))
+
+    def write_idle(self, step: int, trajectories: pa.Table) -> None:
+        """Keep completions sampled after ``step``, the last one, that led to no further step."""
+        self.storage.write(f"trajectories/idle/{step_name(step, self.attempt)}.parquet", parquet_bytes(trajectories))
 
     def write_event(self, kind: str, **fields: object) -> dict[str, object]:
         self._events += 1

@@ -144,9 +144,9 @@ def storage_errors(where: str) -> Iterator[None]:
                 f"no space left on {where}",
                 remedy="free some space or set run.storage to another place, then run the same command with --resume",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise SetupError(
-                f"cannot write to {where}: {error.strerror}", remedy="set run.storage to a place that you may write to"
+                f"cannot write to {where}: {error.strerror or error}", remedy="set run.storage to a place that you may write to"
             ) from error
         raise
 

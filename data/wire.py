@@ -164,11 +164,25 @@ class PublishWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaveCheckpoint:
+    """Command: save the state after ``step``, outside a train step."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModel:
+    """Command: write the current policy as a model directory to ``target``, relative to the run's storage."""
+
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopLearner:
     """Command: leave the train loop in good order."""
 
 
-LearnerCommand = TrainStep | PublishWeights | StopLearner
+LearnerCommand = TrainStep | PublishWeights | SaveCheckpoint | ExportModel | StopLearner
 
 
 # --- from the learner to the controller -------------------------------------------------------------------------------
@@ -207,13 +221,20 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelExported:
+    """Event: the model directory ``target`` is whole."""
+
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnerFailed:
     """Event: the learner is gone for good; ``reason`` is what Ray Train said."""
 
     reason: str
 
 
-LearnerEvent = LearnerStarted | StepDone | WeightsReady | CheckpointSaved | LearnerFailed
+LearnerEvent = LearnerStarted | StepDone | WeightsReady | CheckpointSaved | ModelExported | LearnerFailed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,17 @@ import torch
 import torch.distributed as dist
 
 from data.errors import EngineError
+from data.storage import Storage
 from data.wire import (
     CheckpointSaved,
+    ExportModel,
     LearnerCommand,
     LearnerEvent,
     LearnerStarted,
+    ModelExported,
     PublishWeights,
     RestorePoint,
+    SaveCheckpoint,
     StepDone,
     StopLearner,
     TrainSequence,
@@ -158,7 +162,12 @@ class GrpoServer:
                 return
             if isinstance(command, PublishWeights):
                 self._announce(self._publish(command.version))
-            elif isinstance(command, TrainStep):
+            elif isinstance(command, SaveCheckpoint):
+                self._checkpoint(command.step)
+            elif isinstance(command, ExportModel):
+                checkpoints.export_model(self.policy, Storage.open(self.job.storage).child(command.target))
+                self._post(ModelExported(target=command.target))
+            else:
                 self._train(command)
 
     def _train(self, command: TrainStep) -> None:

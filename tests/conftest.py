@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Set before anything imports an engine. Nothing may reach for a model hub or report usage, and the OpenMP threads of
@@ -19,6 +20,10 @@ for _name, _value in {
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# These machines are noisy: a slow example is no failure, and the same examples are tried on every run.
+hypothesis.settings.register_profile("fleming", deadline=None, derandomize=True, print_blob=False)
+hypothesis.settings.load_profile("fleming")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 _INTEGRATION = CHECKOUT / "tests" / "integration"

