@@ -1,0 +1,162 @@
+"""Real ZeRO-3 ranks over gloo: the gradient does not depend on how a batch is spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.wire import TrainSequence, TrainShard
+from learner.batching import plan_shards
+from learner.config import GrpoConfig, LearnerConfig, OptimizerConfig
+from learner.loss import grpo_loss
+from learner.process import worker_environment
+from tests.integration.learner_rank import RankJob, run_ranks
+from tests.learner.tiny import train_sequences, write_tiny_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+LEARNER = LearnerConfig(device="cpu", cpu_threads=1)
+GRPO = GrpoConfig(optimizer=OptimizerConfig(learning_rate=1e-3, max_grad_norm=0.0))
+SEQUENCES = train_sequences(8, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu_accelerator() -> Iterator[None]:
+    """The fork server inherits the environment of this process when it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in worker_environment(LEARNER).items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def trained(
+    folder: Path,
+    model_dir: str,
+    shards: tuple[TrainShard, ...],
+    *,
+    grpo: GrpoConfig = GRPO,
+    gradients: bool = False,
+    learner: LearnerConfig = LEARNER,
+) -> dict[str, Any]:
+    job = RankJob(
+        folder=str(folder), model_dir=model_dir, shards=shards, learner=learner, grpo=grpo, gradients=gradients
+    )
+    return run_ranks(job)
+
+
+def by_hand(shares: list[list[int]]) -> tuple[TrainShard, ...]:
+    """Shards with these sequences per rank, two to a micro-batch, padded with empty ones to equal counts."""
+    cut = [[tuple(SEQUENCES[i] for i in share[at : at + 2]) for at in range(0, len(share), 2)] for share in shares]
+    count = max(len(batches) for batches in cut)
+    return tuple(TrainShard(micro_batches=tuple(b + [()] * (count - len(b)))) for b in cut)
+
+
+def reference_gradients(model_dir: str, sequences: list[TrainSequence]) -> dict[str, torch.Tensor]:
+    """The same objective with plain transformers, one unpadded sequence at a time, in fp64."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
+    for row in sequences:
+        ids = torch.tensor([row.prompt_token_ids + row.token_ids])
+        logp = torch.log_softmax(model(ids).logits[0], dim=-1)
+        start = len(row.prompt_token_ids)
+        current = torch.stack([logp[start + t - 1, token] for t, token in enumerate(row.token_ids)]).unsqueeze(0)
+        loss, _ = grpo_loss(
+            current,
+            torch.tensor([row.sampled_logprobs], dtype=torch.float64),
+            None,
+            torch.tensor([row.advantage], dtype=torch.float64),
+            torch.tensor([row.coefficient], dtype=torch.float64),
+            torch.ones_like(current),
+            clip_low=GRPO.clip_low,
+            clip_high=GRPO.clip_high,
+            max_importance_weight=GRPO.max_importance_weight,
+        )
+        loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        pytest.param([[0, 1, 2, 3, 4, 5, 6, 7]], id="1x8"),
+        pytest.param([[0, 1, 2, 3], [4, 5, 6, 7]], id="2x4"),
+        pytest.param([[0, 1], [2, 3], [4, 5], [6, 7]], id="4x2"),
+        pytest.param([[0, 1, 2, 3, 4, 5, 6], [7]], id="unequal 7+1"),
+    ],
+)
+def test_gradient_does_not_depend_on_the_ranks(tmp_path: Path, model_dir: str, shares: list[list[int]]) -> None:
+    expected = reference_gradients(model_dir, SEQUENCES)
+    got = trained(tmp_path, model_dir, by_hand(shares), gradients=True)["gradients"]
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(got[name].double(), gradient, rtol=0, atol=1e-5 * scale, msg=name)
+
+
+def reference_weights(model_dir: str, steps: list[list[TrainSequence]], grpo: GrpoConfig) -> dict[str, torch.Tensor]:
+    """Several optimiser steps on one batch with plain torch: the proximal policy is the one before the first step."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=grpo.optimizer.learning_rate, betas=(0.9, 0.95), weight_decay=0
+    )
+
+    def logprobs(row: TrainSequence) -> torch.Tensor:
+        ids = torch.tensor([row.prompt_token_ids + row.token_ids])
+        logits = model(ids).logits[0, len(row.prompt_token_ids) - 1 : -1]
+        return torch.log_softmax(logits, dim=-1)[range(len(row.token_ids)), list(row.token_ids)]
+
+    with torch.no_grad():
+        proximal = [[logprobs(row) for row in step] for step in steps]
+    for step, before in zip(steps, proximal, strict=True):
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for row, old in zip(step, before, strict=True):
+            ratio = torch.exp(logprobs(row) - old)
+            weight = torch.exp(old - torch.tensor(row.sampled_logprobs)).clamp(max=grpo.max_importance_weight)
+            clipped = ratio.clamp(1 - grpo.clip_low, 1 + grpo.clip_high)
+            total = total - (weight * torch.minimum(ratio * row.advantage, clipped * row.advantage)).sum() / len(step)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), grpo.optimizer.max_grad_norm)
+        optimizer.step()
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_optimizer_steps_per_batch_keep_one_proximal_policy(tmp_path: Path, model_dir: str) -> None:
+    """Two ranks, two optimiser steps, activation checkpointing, clipping; the buckets hold the new weights."""
+    optimizer = OptimizerConfig(learning_rate=3e-3, max_grad_norm=0.5, eps=1e-8)
+    grpo = GrpoConfig(optimizer=optimizer, optimizer_steps_per_batch=2)
+    shards = plan_shards(SEQUENCES, ranks=2, max_tokens_per_micro_batch=40, optimizer_steps=2)
+    learner = LEARNER.model_copy(update={"activation_checkpointing": True})
+    result = trained(tmp_path, model_dir, shards, grpo=grpo, learner=learner)
+    assert result["steps"] == 2
+    assert result["stats"].as_metrics()["ratio_mean"] != pytest.approx(1.0, abs=1e-4)
+
+    expected = reference_weights(model_dir, [SEQUENCES[:4], SEQUENCES[4:]], grpo)
+    before = reference_weights(model_dir, [], grpo)
+    got = {
+        slot.name: torch.from_numpy(flat[slot.offset : slot.offset + slot.nbytes])
+        .view(torch.float32)
+        .reshape(slot.shape)
+        for slots, flat in result["buckets"]
+        for slot in slots
+    }
+    assert got.keys() == expected.keys()  # the tied output layer travels once
+    for name, weight in expected.items():
+        assert not torch.equal(weight, before[name]), name
+        # Adam divides by the gradient's own size, so tiny gradients may differ by a part of the rate, not the weights.
+        assert (got[name] - weight).abs().mean().item() < 0.02 * optimizer.learning_rate, name
+    for slots, flat in result["buckets"]:
+        assert flat.nbytes <= 40_000 or len(slots) == 1
