@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help setup setup-dev doctor demo test lint unit integration bench soak image clean
+.PHONY: help setup setup-dev doctor demo test lint unit integration bench soak image tree clean
 
 help: ## this list
 	@echo "Fleming trains medical reasoning models by reinforcement learning. Start with:"
@@ -77,6 +77,9 @@ soak: setup-dev ## long real runs, not in CI
 
 image: ## the CPU image (needs Docker)
 	docker build --tag fleming:cpu .
+
+tree: setup-dev ## write the README's tree from the first sentence of every module
+	@python docs/tree.py
 
 clean: ## remove the environment and what the tools left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
