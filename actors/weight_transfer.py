@@ -169,9 +169,26 @@ class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, Object
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        repack_output_layers(self.model)
 
     def shutdown(self) -> None:
         """Nothing is kept between updates."""
+
+
+def repack_output_layers(model: torch.nn.Module) -> None:
+    """Pack a CPU engine's output layers again from their weights.
+
+    An output layer that is tied to the embedding gets no weights of its own in an update, so the layerwise reload leaves
+    it alone: right on a GPU, where it shares the new embedding, but on the CPU it multiplies by a packed copy of the
+    old one.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        for layer in model.modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 class FlemingWorkerExtension:
