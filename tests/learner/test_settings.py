@@ -1,0 +1,58 @@
+"""Device, dtype, threads and DeepSpeed settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.errors import ConfigError, SetupError
+from learner.config import LearnerConfig, OptimizerConfig
+from learner.deepspeed_config import deepspeed_config
+from learner.process import threads_per_rank, worker_environment
+from learner.trainer import resolve_device
+
+
+def test_auto_follows_the_cluster() -> None:
+    on_gpu = resolve_device(LearnerConfig(ranks=2), gpus=2)
+    assert (on_gpu.device, on_gpu.dtype) == ("cuda", "bfloat16")
+    on_cpu = resolve_device(LearnerConfig(ranks=2), gpus=0)
+    assert (on_cpu.device, on_cpu.dtype) == ("cpu", "float32")
+    assert resolve_device(LearnerConfig(device="cpu", dtype="bfloat16"), gpus=8).dtype == "bfloat16"
+
+
+def test_more_ranks_than_gpus_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"ranks is 4 on cuda, but the cluster has 2 GPUs"):
+        resolve_device(LearnerConfig(ranks=4), gpus=2)
+
+
+@pytest.mark.parametrize("knob", ["offload_optimizer", "offload_parameters"])
+def test_offload_on_the_cpu_is_refused(knob: str) -> None:
+    with pytest.raises(ConfigError, match=f"learner.{knob}"):
+        resolve_device(LearnerConfig.model_validate({knob: True}), gpus=0)
+    assert resolve_device(LearnerConfig.model_validate({knob: True}), gpus=1).device == "cuda"
+
+
+def test_deepspeed_hears_what_the_recipe_says() -> None:
+    optimizer = OptimizerConfig(learning_rate=3e-4, betas=(0.8, 0.9), weight_decay=0.1, max_grad_norm=0.7)
+    learner = LearnerConfig(device="cuda", dtype="bfloat16", offload_optimizer=True, offload_parameters=True)
+    settings = deepspeed_config(learner, optimizer)
+    assert settings["zero_optimization"]["stage"] == 3
+    assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert settings["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert settings["bf16"]["enabled"] and settings["data_types"]["grad_accum_dtype"] == "fp32"
+    assert settings["gradient_clipping"] == 0.7
+    parameters = settings["optimizer"]["params"]
+    assert (parameters["lr"], parameters["betas"], parameters["weight_decay"]) == (3e-4, [0.8, 0.9], 0.1)
+    plain = deepspeed_config(LearnerConfig(device="cpu", dtype="float32"), optimizer)
+    assert "offload_optimizer" not in plain["zero_optimization"] and not plain["bf16"]["enabled"]
+
+
+def test_threads_share_the_cores() -> None:
+    assert threads_per_rank(LearnerConfig(device="cpu"), cores=8, ranks_on_node=3) == 2
+    assert threads_per_rank(LearnerConfig(device="cpu"), cores=2, ranks_on_node=4) == 1
+    assert threads_per_rank(LearnerConfig(device="cpu", cpu_threads=5), cores=2, ranks_on_node=4) == 5
+
+
+def test_a_cpu_rank_sees_no_gpu() -> None:
+    environment = worker_environment(LearnerConfig(device="cpu"))
+    assert environment["CUDA_VISIBLE_DEVICES"] == "" and environment["DS_ACCELERATOR"] == "cpu"
+    assert "CUDA_VISIBLE_DEVICES" not in worker_environment(LearnerConfig(device="cuda"))
