@@ -34,9 +34,7 @@ class QuestionSourceConfig(StrictModel):
     hpo: HpoConfig = HpoConfig()
     path: Annotated[
         str,
-        Field(
-            description="Parquet file of questions (source: parquet); their split column says train, held_out or warm_up"
-        ),
+        Field(description="Parquet file of questions (source: parquet); their split is train, held_out or warm_up"),
     ] = ""
 
     @model_validator(mode="after")

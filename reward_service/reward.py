@@ -1,7 +1,7 @@
 """The reward of the paper: correctness of the final answer plus adherence to the format, and nothing else.
 
-``reward = correct_weight * correct + format_weight * format`` (paper, section 3). Both parts are 0 or 1.
-``correct`` asks for the format first, and a completion that was cut by the token limit earns nothing, even if all tags are there.
+``reward = correct_weight * correct + format_weight * format`` (paper, section 3). Both parts are 0 or 1. ``correct``
+asks for the format first, and a completion that was cut by the token limit earns nothing, even if all tags are there.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_foreign_tables_are_fitted_or_refused() -> None:
     table = to_table([MARFAN])
     wide = table.append_column("extra", pa.array([1])).select(["extra", *reversed(table.schema.names)])
     assert from_table(Question, wide) == [MARFAN]
-    with pytest.raises(DataError, match="lacks the columns.*stem"):
+    with pytest.raises(DataError, match=r"lacks the columns.*stem"):
         from_table(Question, table.drop_columns(["stem"]))
     nothing = pa.array([None], pa.string())
     with pytest.raises(DataError, match="1 nulls in stem"):
