@@ -26,6 +26,7 @@ STEMS = (
     "Which finding is part of {disease}?",
     "Which finding is seen in {disease}?",
 )
+REASONING = "recall"
 _MIN_FREQUENCY = 0.05
 """A finding of fewer patients than this is a fact, and so no distractor, but not asked for."""
 _GENERAL = ("abnormal", "functional", "constitutional", "neoplasm", "morphological")
@@ -70,9 +71,13 @@ def splits_of(hpo: Hpo, config: HpoConfig) -> QuestionSplits:
     return QuestionSplits(train=tuple(train), held_out=tuple(held_out), warm_up=tuple(warm_up))
 
 
-def reasoning_of(question: Question) -> str:
-    """A few words of reasoning for a warm-up demonstration: the finding that the answer's letter stands for."""
-    return question.answer_text
+def reasoning_of(_: Question) -> str:
+    """Reasoning for a warm-up demonstration of a one-hop question.
+
+    Such a fact is recalled or it is not; there is no chain to write down. The same word for every question also keeps
+    the gradient on the letter: a tiny policy garbles names it has not seen, and each garbled token adds noise.
+    """
+    return REASONING
 
 
 def _one_each(maker: _Maker, families: Iterator[Disease], split: str, count: int) -> list[Question]:

@@ -28,7 +28,8 @@ def scored(*texts: str) -> ScoredGroup:
 
 def test_wilson_interval_of_published_values() -> None:
     # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
-    for correct, total, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):  # fmt: skip
+    published = ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718))
+    for correct, total, low, high in published:
         found = Accuracy(correct=correct, total=total).interval
         assert found == pytest.approx((low, high), abs=5e-5)
 
