@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TIED_HEAD = "lm_head.weight"
 _GIB = 1 << 30
+_CPU_BATCHED_TOKENS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,14 @@ def engine_args(
 
     device: dict[str, Any] = (
         # VLLM_CPU_KVCACHE_SPACE takes whole GiB only; this argument counts bytes.
-        {"kv_cache_memory_bytes": int(config.kv_cache_gib * _GIB), "enforce_eager": True}
+        {
+            "kv_cache_memory_bytes": int(config.kv_cache_gib * _GIB),
+            "enforce_eager": True,
+            # vLLM 0.32 rewinds the generator of a seeded request whose prompt was cut in chunks, and torch's CPU
+            # generator cannot be rewound: whole prompts only.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
+        }
         if on_cpu
         else {"gpu_memory_utilization": config.gpu_memory_fraction, "enforce_eager": config.enforce_eager}
     )

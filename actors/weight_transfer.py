@@ -178,9 +178,9 @@ class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, Object
 def repack_output_layers(model: torch.nn.Module) -> None:
     """Pack a CPU engine's output layers again from their weights.
 
-    An output layer that is tied to the embedding gets no weights of its own in an update, so the layerwise reload leaves
-    it alone: right on a GPU, where it shares the new embedding, but on the CPU it multiplies by a packed copy of the
-    old one.
+    An output layer that is tied to the embedding gets no weights of its own in an update, so the layerwise reload
+    leaves it alone: right on a GPU, where it shares the new embedding, but on the CPU it multiplies by a packed copy of
+    the old one.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
     from vllm.platforms import current_platform

@@ -137,9 +137,13 @@ class Controller:
             commit = self._parts.store.last_commit()
             if commit is None or commit.step < self._step:
                 await self._commit(await self._parts.learner.checkpoint(self._step))
+        self._write_idle()
+        await self._parts.learner.export(FINAL_MODEL)
+
+    def _write_idle(self) -> None:
         if self._idle_rows:
             self._parts.store.write_idle(self._step, rollout_table(self._idle_rows))
-        await self._parts.learner.export(FINAL_MODEL)
+            self._idle_rows = []
 
     async def _collect(self) -> Collected:
         parts, rollouts = self._parts, self._recipe.rollouts
@@ -201,6 +205,7 @@ class Controller:
         if self._barren_steps < self._loop.stop_after_barren_steps:
             return
         if not collected.is_solved:
+            self._write_idle()
             raise NoSignalError(
                 f"no group carried a learning signal in {self._barren_steps} draws in a row after step {self._step}: {why}",
                 remedy="all wrong: use easier questions, more samples_per_question or a longer warm-up; no format: a longer warm-up",

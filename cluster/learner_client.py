@@ -47,7 +47,8 @@ class LearnerClient:
 
     def __init__(self, mailbox: Any, finished: Any) -> None:
         self._mailbox = mailbox
-        self._finished = finished
+        self._ended = _future(finished)
+        self._ended.add_done_callback(lambda done: done.cancelled() or done.exception())  # its failure is read where it matters
 
     async def started(self) -> LearnerStarted:
         """Wait until the first worker group is up."""
@@ -83,7 +84,7 @@ class LearnerClient:
         """Ask the learner to leave in good order; give up waiting after ``timeout_s`` seconds."""
         with contextlib.suppress(RayError, TimeoutError):
             await self._mailbox.send.remote(StopLearner())
-            await asyncio.wait_for(asyncio.shield(_future(self._finished)), timeout_s)
+            await asyncio.wait_for(asyncio.shield(self._ended), timeout_s)
 
     async def _send(self, command: LearnerCommand) -> None:
         await self._mailbox.send.remote(command)
@@ -99,8 +100,7 @@ class LearnerClient:
         return event
 
     async def _next_event(self) -> LearnerEvent:
-        event = _future(self._mailbox.next_event.remote())
-        finished = _future(self._finished)
+        event, finished = _future(self._mailbox.next_event.remote()), self._ended
         await asyncio.wait({event, finished}, return_when=asyncio.FIRST_COMPLETED)
         if event.done():
             result: LearnerEvent = event.result()
