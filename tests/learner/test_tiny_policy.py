@@ -87,4 +87,4 @@ def test_nothing_is_overwritten(folder: Path) -> None:
 def test_impossible_shapes_are_refused() -> None:
     for bad in ({"hidden_size": 100, "heads": 8}, {"heads": 4, "kv_heads": 3}):
         with pytest.raises(ValidationError):
-            TinyPolicyConfig(**bad)  # type: ignore[arg-type]
+            TinyPolicyConfig(**bad)
