@@ -1,0 +1,157 @@
+"""What is checked before an engine starts, and what is said when it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.config import RolloutConfig
+from actors.engine_setup import (
+    check_update,
+    cpu_threads,
+    engine_args,
+    engine_environment,
+    read_model_files,
+    root_cause,
+    start_failure,
+)
+from actors.ownership import process_stamp, watch_owner
+from data.errors import EngineError
+from data.wire import WeightBucket
+from tests.actors.tiny_model import END, EOS, build_model, save_model, update_of
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model(build_model(0), tmp_path_factory.mktemp("model"))
+
+
+def test_a_model_directory_says_its_tensors_and_every_eos(model_dir: str) -> None:
+    model = read_model_files(model_dir)
+    assert model.eos_token_ids == (EOS, END)
+    assert model.tied and "lm_head.weight" not in model.tensors
+    assert model.tensors["model.embed_tokens.weight"] == (300, 64)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_missing_file_is_named(model_dir: str, tmp_path: Path, missing: str) -> None:
+    for file in Path(model_dir).iterdir():
+        if file.name != missing:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(EngineError, match=r"safetensors file in|is missing in"):
+        read_model_files(str(tmp_path))
+
+
+@pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])
+def test_an_unreadable_file_is_one_line(model_dir: str, tmp_path: Path, broken: str) -> None:
+    for file in Path(model_dir).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 40 if file.name == broken else None])
+    with pytest.raises(EngineError, match="is unreadable") as caught:
+        read_model_files(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_directory_is_named() -> None:
+    with pytest.raises(EngineError, match="does not exist: nowhere"):
+        read_model_files("nowhere")
+
+
+def test_updates_that_do_not_fit_are_refused_by_name(model_dir: str) -> None:
+    model = read_model_files(model_dir)
+    update = update_of(build_model(1), 1)
+    check_update(update, model)
+    norm = "model.norm.weight"
+    with pytest.raises(EngineError, match=f"'missing': '{norm}'"):
+        check_update(update_of(build_model(1), 1, leave_out=norm), model)
+    slots = update.buckets[0].slots
+    for kind, changed in {
+        "unknown": replace(slots[0], name="model.extra.weight"),
+        "misshapen": replace(slots[0], shape=slots[0].shape[::-1]),
+        "repeated": slots[-1],
+    }.items():
+        bucket = WeightBucket(slots=(*slots, changed), nbytes=update.buckets[0].nbytes, ref=None)
+        with pytest.raises(EngineError, match=kind):
+            check_update(replace(update, buckets=(bucket, *update.buckets[1:])), model)
+
+
+def test_a_tied_output_layer_may_be_sent_or_left_out(model_dir: str) -> None:
+    tied = read_model_files(model_dir)
+    with_head = update_of(build_model(1, tied=False), 1)
+    check_update(with_head, tied)
+    untied = replace(tied, tied=False)
+    with pytest.raises(EngineError, match="unknown"):
+        check_update(with_head, untied)
+
+
+def test_engine_arguments_keep_sampling_honest_and_remote_code_out(model_dir: str) -> None:
+    config = RolloutConfig(kv_cache_gib=0.25, weight_transfer="nccl")
+    args = engine_args(config, model_dir, seed=3, max_model_len=64, on_cpu=True)
+    assert args.logprobs_mode == "processed_logprobs" and args.generation_config == "vllm"
+    assert args.trust_remote_code is False and args.load_format == "safetensors"
+    assert args.kv_cache_memory_bytes == 2**28 and args.dtype == "float32" and args.enforce_eager
+    assert args.weight_transfer_config.backend == "nccl"
+    on_gpu = engine_args(RolloutConfig(), model_dir, seed=3, max_model_len=64, on_cpu=False)
+    assert on_gpu.gpu_memory_utilization == 0.85 and on_gpu.dtype == "bfloat16"
+    assert on_gpu.weight_transfer_config.backend == "fleming_object_store"
+
+
+def test_the_environment_is_for_the_children_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    before = dict(os.environ)
+    with engine_environment(RolloutConfig(cpu_threads=3), tmp_path):
+        assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+        assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ and os.environ["VLLM_NO_USAGE_STATS"] == "1"
+        assert json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())["version"] == 1
+    assert dict(os.environ) == before
+
+
+def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert cpu_threads(RolloutConfig(actors=3)) == 2
+    assert cpu_threads(RolloutConfig(actors=9)) == 1
+    assert cpu_threads(RolloutConfig(actors=3, cpu_threads=5)) == 5
+
+
+def test_the_first_error_in_the_log_is_the_cause() -> None:
+    log = "WARNING vllm: slow\nTraceback ...\nValueError: No room for\nERROR x\nRuntimeError: worker failed\n"
+    assert root_cause(RuntimeError("see above"), log) == "ValueError: No room for"
+    assert root_cause(RuntimeError("two\nlines"), "") == "RuntimeError: two lines"
+    assert "kv_cache_gib" in start_failure("ValueError: KV cache is needed", "m").remedy
+    assert "vLLM supports" in start_failure("ValueError: no such architecture", "m").remedy
+
+
+def test_a_stamp_tells_processes_apart_and_ends_with_them() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stamp = process_stamp(child.pid)
+    assert stamp.startswith(f"{child.pid}:") and stamp != process_stamp(os.getpid())
+    child.kill()
+    child.wait()
+    assert process_stamp(child.pid) == ""
+
+
+def test_nobody_watches_itself_or_nothing() -> None:
+    assert watch_owner("") is None
+    assert watch_owner(process_stamp(os.getpid())) is None
+
+
+WATCHER = "import sys, time; from actors.ownership import watch_owner; watch_owner(sys.argv[1]); time.sleep(60)"
+
+
+def test_a_watcher_ends_its_process_within_two_seconds(checkout: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    # The watcher is our child, not the owner's: its parent must survive, so it is told that we are the owner's parent.
+    code = WATCHER.replace("watch_owner(sys.argv[1])", "import os; os.getppid = lambda: 1; watch_owner(sys.argv[1])")
+    watcher = subprocess.Popen([sys.executable, "-c", code, process_stamp(owner.pid)], env=environment)
+    with pytest.raises(subprocess.TimeoutExpired):
+        watcher.wait(timeout=1)
+    owner.kill()
+    owner.wait()
+    assert watcher.wait(timeout=3) == 1
