@@ -5,9 +5,10 @@ Every method is a collective: all ranks call it, in the same order, the same num
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from data.wire import SupervisedSequence, TrainSequence
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.deepspeed_config import deepspeed_config
 from learner.loss import token_logprobs_and_entropy
+from learner.process import check_model_dir
 from learner.schedule import learning_rate_at
 from learner.tensors import TokenBatch, collate
 
@@ -72,7 +74,10 @@ class ZeroPolicy:
         model = _load_sharded(self.model_dir, settings, DTYPES[self.learner.dtype])
         if self.learner.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints which op it has built
+            self.engine, _, _, _ = deepspeed.initialize(
+                model=model, model_parameters=model.parameters(), config=settings
+            )
         self.engine.train()
 
     @property
@@ -146,11 +151,7 @@ def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) 
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    if not (Path(model_dir) / "config.json").exists():
-        raise SetupError(
-            f"no model in {model_dir}: config.json is missing",
-            remedy="set the model to a directory or a name that exists",
-        )
+    check_model_dir(model_dir)
     sharding = HfDeepSpeedConfig(settings)  # transformers keeps a weak reference to it, for as long as it lives
     try:
         model = AutoModelForCausalLM.from_pretrained(

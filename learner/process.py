@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
+from data.errors import SetupError
 from learner.config import LearnerConfig
 
 
@@ -27,6 +29,23 @@ def worker_environment(learner: LearnerConfig) -> dict[str, str]:
     return environment
 
 
+def check_model_dir(model_dir: str) -> None:
+    """Refuse a folder that holds no model with safetensors weights.
+
+    Raises:
+        SetupError: what is missing.
+    """
+    folder = Path(model_dir)
+    missing = "config.json" if not (folder / "config.json").is_file() else ""
+    if not missing and not any(folder.glob("*.safetensors")):
+        missing = "*.safetensors"
+    if missing:
+        raise SetupError(
+            f"no model in {model_dir}: {missing} is missing",
+            remedy="give a model directory with config.json and safetensors weights",
+        )
+
+
 def prepare_process(learner: LearnerConfig, *, ranks_on_node: int = 1) -> None:
     """Set threads and log levels of this process. Called once per rank, before `ZeroPolicy` is built."""
     os.environ.update(worker_environment(learner))
@@ -41,5 +60,7 @@ def prepare_process(learner: LearnerConfig, *, ranks_on_node: int = 1) -> None:
     torch.set_num_threads(threads_per_rank(learner, cores, ranks_on_node))
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # DeepSpeed still calls collectives under their old names, once per parameter.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

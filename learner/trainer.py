@@ -46,17 +46,19 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
     """Run ``loop(job)`` on every rank of a Ray Train worker group; returns what rank 0 returned.
 
     Raises:
+        SetupError: there is no model to load.
         EngineError: the worker group failed more often than it may.
     """
     # Read by Ray Train in this process: without it each rank would start in a scratch folder of its own.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from data.storage import Storage
-    from learner.process import worker_environment
+    from data.storage import Storage, local_copy
+    from learner.process import check_model_dir, worker_environment
 
     learner = job.learner
+    check_model_dir(local_copy(job.model_dir))  # here, because Ray Train would try a hopeless start again and again
     on_gpu = learner.device == "cuda"
     storage = Storage.open(job.storage)
     trainer = TorchTrainer(
@@ -76,6 +78,7 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
             failure_config=FailureConfig(max_failures=max_failures),
             # Which checkpoints may go is decided by what the controller has committed: see `learner.checkpoints.prune`.
             checkpoint_config=CheckpointConfig(num_to_keep=None),
+            logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": worker_environment(learner)},
         ),
     )
@@ -89,15 +92,21 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
 
 
 def _root_cause(error: BaseException) -> str:
-    """One line that says what went wrong on which rank, out of what Ray Train wraps around it."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank in sorted(failures):
-        inner: BaseException = failures[rank]
-        while (deeper := getattr(inner, "_base_exc", None) or getattr(inner, "cause", None)) is not None:
-            inner = deeper
-        kind = "" if isinstance(inner, FlemingError) else f"{type(inner).__name__}: "
-        return f"rank {rank}: {kind}{str(inner).strip().splitlines()[-1] if str(inner).strip() else ''}"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """One line that says what went wrong on which rank, out of what Ray Train wraps around it.
+
+    When one rank fails, the others fail on the broken connection: an error that is ours comes first.
+    """
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    ranked = sorted(failures.items(), key=lambda item: (not isinstance(item[1], FlemingError), item[0]))
+    if not ranked:
+        return _first_line(error)
+    rank, inner = ranked[0]
+    return f"rank {rank}: {inner}" if isinstance(inner, FlemingError) else f"rank {rank}: {_first_line(inner)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @ray.remote(num_cpus=0)

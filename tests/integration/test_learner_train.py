@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ import torch
 
 from data.wire import (
     CheckpointSaved,
+    ExportModel,
     LearnerEvent,
     LearnerFailed,
     LearnerStarted,
+    ModelExported,
     PublishWeights,
     RestorePoint,
     StepDone,
@@ -34,7 +36,7 @@ from learner.supervised_loop import batch_indices
 from learner.trainer import LearnerRun
 from tests.learner.tiny import demonstrations, train_sequences, write_tiny_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 LEARNER = LearnerConfig(ranks=2, cpu_threads=1, max_tokens_per_micro_batch=64, sync_bucket_mib=40_000 / 2**20)
 
@@ -71,12 +73,12 @@ class Controller:
     """The other side of the mailbox, as the test plays it."""
 
     def __init__(self, storage: Path, model_dir: str) -> None:
-        self.mailbox: Any = MailboxActor.remote(RestorePoint(step=0, checkpoint=None))
+        self.mailbox = cast(Any, MailboxActor).remote(RestorePoint(step=0, checkpoint=None))
         grpo = GrpoConfig(optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=2))
-        self.run = LearnerRun.remote()
+        self.run = cast(Any, LearnerRun).remote()
         self.ended = self.run.run_grpo.remote(
             GrpoJob(
-                run_name="attempt-01",
+                run_name="train/attempt-01",
                 storage=str(storage),
                 model_dir=model_dir,
                 learner=LEARNER,
@@ -97,7 +99,7 @@ class Controller:
         self.send(TrainStep(step=step, shards=refs, checkpoint=checkpoint))
 
     def event(self, kind: type[Any]) -> Any:
-        event: LearnerEvent = ray.get(self.mailbox.next_event.remote(), timeout=120)
+        event: LearnerEvent = ray.get(self.mailbox.next_event.remote(), timeout=200)
         assert isinstance(event, kind), event
         return event
 
@@ -141,14 +143,14 @@ def test_a_killed_rank_comes_back_at_the_commit_and_repeats_the_same_weights(
     first = controller.weights()
     assert not equal(first, initial)
     saved = controller.event(CheckpointSaved)
-    assert saved.path == "attempt-01/step-000001" and (storage / saved.path / "learner.json").exists()
+    assert saved.path == "train/attempt-01/step-000001" and (storage / saved.path / "learner.json").exists()
     ray.get(controller.mailbox.set_restore.remote(RestorePoint(step=1, checkpoint=saved.path)))
 
     controller.train(2, checkpoint=True)  # never committed: the restart below must not begin here
     controller.event(StepDone)
     second = controller.weights()
     controller.event(CheckpointSaved)
-    assert sorted(p.name for p in (storage / "attempt-01").glob("step-*")) == ["step-000001", "step-000002"]
+    assert sorted(p.name for p in (storage / "train/attempt-01").glob("step-*")) == ["step-000001", "step-000002"]
 
     shards = plan_shards(train_sequences(7, seed=3), ranks=2, max_tokens_per_micro_batch=64)
     poison = KillsItsReader(tmp_path / "killed")
@@ -158,9 +160,14 @@ def test_a_killed_rank_comes_back_at_the_commit_and_repeats_the_same_weights(
     again = controller.event(StepDone)
     assert again.metrics["learning_rate"] == pytest.approx(1e-3)  # the last warm-up step, as the first time
     assert equal(controller.weights(), second)
-    assert controller.event(CheckpointSaved).path == "attempt-01/step-000002-g2"
-    kept = sorted(p.name for p in (storage / "attempt-01").glob("step-*"))
+    assert controller.event(CheckpointSaved).path == "train/attempt-01/step-000002-g2"
+    kept = sorted(p.name for p in (storage / "train/attempt-01").glob("step-*"))
     assert kept == ["step-000001", "step-000002-g2"]  # the committed one and the newest
+
+    controller.send(ExportModel(target="models/final"))
+    controller.event(ModelExported)
+    exported = AutoModelForCausalLM.from_pretrained(storage / "models/final")
+    assert equal({name: p.detach() for name, p in exported.named_parameters()}, second)
 
     controller.send(StopLearner())
     ray.get(controller.ended, timeout=60)
@@ -184,7 +191,7 @@ def test_supervised_run_lowers_the_loss_and_exports_a_model(cluster: None, model
 
     rows = demonstrations(24, seed=2)
     settings = SupervisedConfig(steps=25, batch_size=9, optimizer=OptimizerConfig(learning_rate=5e-3))
-    run = LearnerRun.remote()
+    run = cast(Any, LearnerRun).remote()
     job = SupervisedJob(
         run_name="warm-up",
         storage=str(tmp_path / "storage"),
