@@ -15,8 +15,8 @@ class HpoConfig(StrictModel):
     train_questions: Annotated[int, Field(ge=1, description="questions for RL, one per disease")] = 64
     held_out_questions: Annotated[int, Field(ge=0, description="questions about other diseases, never trained on")] = 32
     warm_up_questions: Annotated[
-        int, Field(ge=0, description="questions of the supervised warm-up, other diseases")
-    ] = 4000
+        int, Field(ge=0, description="warm-up questions, other diseases; few, so that they are learnt by heart")
+    ] = 400
     options: Annotated[int, Field(ge=2, le=10, description="options per question, one of them true")] = 4
     max_name_chars: Annotated[
         int, Field(ge=8, description="longer disease and finding names are left out, characters")
