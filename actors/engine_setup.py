@@ -217,6 +217,8 @@ def start_failure(cause: str, model_dir: str) -> EngineError:
     lower = cause.lower()
     if "kv cache" in lower or "kv_cache" in lower or "cache blocks" in lower:
         remedy = "raise rollouts.kv_cache_gib (CPU) or rollouts.gpu_memory_fraction (GPU), or lower the token limits"
+    elif "max_model_len" in lower:
+        remedy = "lower rollouts.max_prompt_tokens + rollouts.max_completion_tokens to what the model takes"
     elif "memory" in lower:
         remedy = "free memory on this host, or lower rollouts.kv_cache_gib or rollouts.gpu_memory_fraction"
     else:

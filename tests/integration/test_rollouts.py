@@ -29,11 +29,11 @@ from data.records import Completion, Option, Question
 from data.wire import SampleRequest, SamplingSpec, WeightBucket, WeightUpdate
 from tests.actors.tiny_model import END, EOS, build_model, gap, reference_logprobs, save_model, update_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 T = TypeVar("T")
 SAME, OTHER = 1e-3, 1e-2  # mean absolute gap: of equal weights below SAME, of other weights above OTHER
-CONFIG = RolloutConfig(kv_cache_gib=0.1, cpu_threads=1, start_timeout_s=120, max_prompt_tokens=512)
+CONFIG = RolloutConfig(kv_cache_gib=0.1, cpu_threads=1, start_timeout_s=300, max_prompt_tokens=512)
 LONG_PROMPT = tuple(range(20, 240)) + tuple(range(10, 130))  # more than two blocks of the prefix cache
 
 
