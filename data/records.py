@@ -92,14 +92,18 @@ def _check_question(question: Question) -> None:
     if len(labels) < 2:
         raise DataError(f"options has {len(labels)} entries in {where}", remedy="give at least two options")
     if any(not o.label.strip() or not o.text.strip() for o in question.options) or len(set(labels)) != len(labels):
-        raise DataError(f"options {labels} of {where} are empty or repeated", remedy="give each option its own label and a text")
+        raise DataError(
+            f"options {labels} of {where} are empty or repeated", remedy="give each option its own label and a text"
+        )
     if question.answer_label not in labels:
         raise DataError(
             f"answer_label {question.answer_label!r} is not among the options {labels} of {where}",
             remedy="set answer_label to the label of the right option",
         )
     if question.difficulty not in DIFFICULTY_TIERS:
-        raise DataError(f"difficulty {question.difficulty!r} of {where} is unknown", remedy=f"use one of {DIFFICULTY_TIERS}")
+        raise DataError(
+            f"difficulty {question.difficulty!r} of {where} is unknown", remedy=f"use one of {DIFFICULTY_TIERS}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +119,9 @@ class VersionSpan:
 class Completion:
     """One sampled answer, as token ids: text is derived from them and is never tokenised again.
 
-    Example: ``Completion(question_id="00f1", draw=3, sample_index=0, seed=17, prompt_token_ids=(5, 6), token_ids=(7, 2),
-    logprobs=(-0.5, -0.1), version_spans=(VersionSpan(start=0, end=2, version=4),), finish_reason="stop", text="B")``.
+    Example: ``Completion(question_id="00f1", draw=3, sample_index=0, seed=17, prompt_token_ids=(5, 6),
+    token_ids=(7, 2), logprobs=(-0.5, -0.1), version_spans=(VersionSpan(start=0, end=2, version=4),),
+    finish_reason="stop", text="B")``
 
     ``logprobs`` are natural logarithms of the *processed* distribution (temperature applied), one per token id, as
     float32 values. ``finish_reason`` is "length" for a completion cut off by the token limit. ``token_ids`` holds the
@@ -191,7 +196,8 @@ class ScoredGroup:
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.group.completions):
             raise DataError(
-                f"group of question {self.group.question.id} has {len(self.group.completions)} completions and {len(self.scores)} scores",
+                f"group of question {self.group.question.id} has {len(self.group.completions)} completions "
+                f"and {len(self.scores)} scores",
                 remedy="score every completion once",
             )
 

@@ -15,7 +15,6 @@ from typing import Protocol, runtime_checkable
 
 from data.records import Completion, Group, Question, ScoredGroup
 
-
 # --- towards the rollout actors -------------------------------------------------------------------------------------
 
 
@@ -32,7 +31,7 @@ class SamplingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """One completion to sample. ``draw`` counts how often the run has drawn a question; it makes seeds differ by draw."""
+    """One completion to sample. ``draw`` counts how often the run has drawn a question; seeds differ by draw."""
 
     question_id: str
     draw: int
@@ -239,7 +238,7 @@ LearnerEvent = LearnerStarted | StepDone | WeightsReady | CheckpointSaved | Mode
 
 @dataclass(frozen=True, kw_only=True)
 class RestorePoint:
-    """Where a (re)started learner begins: ``checkpoint`` relative to the run's storage, or None for the initial model."""
+    """Where a (re)started learner begins: ``checkpoint`` in the run's storage, None = the initial model."""
 
     step: int
     checkpoint: str | None

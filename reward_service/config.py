@@ -17,4 +17,6 @@ class RewardConfig(StrictModel):
     actors: Annotated[int, Field(ge=1, description="reward actors in the pool")] = 1
     cpus_per_actor: Annotated[float, Field(ge=0, description="Ray CPUs reserved per reward actor")] = 0.0
     max_text_chars: Annotated[int, Field(ge=1, description="a longer completion is malformed by definition")] = 200_000
-    timeout_s: Annotated[float, Field(gt=0, description="seconds a group may take to score before it is retried on another actor")] = 60.0
+    timeout_s: Annotated[
+        float, Field(gt=0, description="seconds a group may take to score before it is retried on another actor")
+    ] = 60.0
