@@ -31,7 +31,7 @@ from actors.engine_setup import (
     root_cause,
     start_failure,
 )
-from actors.ownership import process_stamp
+from actors.ownership import Guardian, process_stamp
 from data.errors import EngineError
 from data.records import FINISH_REASONS, Completion, VersionSpan
 from data.wire import EngineStats, SampleRequest, WeightBucket, WeightUpdate
@@ -68,6 +68,7 @@ class RolloutEngine:
         self._model: ModelFiles | None = None
         self._tokenizer: Any = None
         self._folder: Path | None = None
+        self._guardian: Guardian | None = None
         self._failure = "was not started"
         self._version = 0
         self._updating = asyncio.Lock()
@@ -105,6 +106,7 @@ class RolloutEngine:
         self._model = await asyncio.to_thread(read_model_files, self._model_dir)
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         self._folder = Path(tempfile.mkdtemp(prefix="fleming-engine-"))
+        self._guardian = await asyncio.to_thread(Guardian)
         try:
             async with asyncio.timeout(self.config.start_timeout_s):
                 self._tokenizer = await asyncio.to_thread(_load_tokenizer, self._model_dir)
@@ -151,6 +153,9 @@ class RolloutEngine:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             await asyncio.to_thread(llm.shutdown)
+        if self._guardian is not None:
+            guardian, self._guardian = self._guardian, None
+            await asyncio.to_thread(guardian.dismiss)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.config import RolloutConfig
-from actors.ownership import OWNER_VARIABLE, process_stamp
 from data.errors import EngineError
 from data.wire import WeightUpdate
 
@@ -174,7 +173,6 @@ def engine_environment(config: RolloutConfig, log_dir: Path) -> Iterator[None]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_CONFIG_PATH": str(logging_file),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(config.start_timeout_s) + 1),
-        OWNER_VARIABLE: process_stamp(os.getpid()),
     }
     before = {name: os.environ.get(name) for name in changes}
     _set_environment(changes)

@@ -30,7 +30,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from actors.ownership import OWNER_VARIABLE, watch_owner
+from actors.ownership import watch_owner
 from data.errors import EngineError
 from data.wire import WeightBucket
 
@@ -201,5 +201,3 @@ class FlemingWorkerExtension:
 
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransferEngine)
-# From here on the worker is watched, not only when it is up: loading a large model takes minutes.
-watch_owner(os.environ.get(OWNER_VARIABLE, ""))

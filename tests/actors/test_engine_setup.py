@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from actors.engine_setup import (
     root_cause,
     start_failure,
 )
-from actors.ownership import process_stamp, watch_owner
+from actors.ownership import descendants, process_stamp, watch_owner
 from data.errors import EngineError
 from data.wire import WeightBucket
 from tests.actors.tiny_model import END, EOS, build_model, save_model, update_of
@@ -155,3 +157,44 @@ def test_a_watcher_ends_its_process_within_two_seconds(checkout: Path) -> None:
     owner.kill()
     owner.wait()
     assert watcher.wait(timeout=3) == 1
+
+
+GUARDED = """
+import subprocess, sys, time
+from actors.ownership import Guardian
+
+def child():
+    nap = "import time; time.sleep(60)"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {nap!r}]); time.sleep(60)"
+    return subprocess.Popen([sys.executable, "-c", code]).pid
+
+before = child()
+guardian = Guardian()
+after = child()
+time.sleep(2)
+print(before, after, flush=True)
+if sys.argv[1] == "dismiss":
+    guardian.dismiss()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("mode", ["stay", "dismiss"])
+def test_a_guardian_kills_what_came_after_it_when_its_owner_is_killed(checkout: Path, mode: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED, mode], env=environment, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        before, after = (int(pid) for pid in owner.stdout.readline().split())
+        families = {root: {p: process_stamp(p) for p in {root} | descendants({root})} for root in (before, after)}
+        assert [len(family) for family in families.values()] == [2, 2]
+        if mode == "dismiss":
+            time.sleep(0.5)
+        owner.kill()
+    time.sleep(2)
+    left = {root: [p for p, stamp in family.items() if process_stamp(p) == stamp] for root, family in families.items()}
+    for pid in (*left[before], *left[after]):
+        os.kill(pid, signal.SIGKILL)
+    assert len(left[before]) == 2
+    assert len(left[after]) == (0 if mode == "stay" else 2)
