@@ -14,6 +14,7 @@ from actors.config import RolloutConfig
 from actors.engine import RolloutEngine
 from data.errors import EngineError, FlemingError
 from data.records import Completion
+from data.storage import local_copy
 from data.wire import EngineStats, SampleRequest, WeightBucket, WeightUpdate
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class RolloutActor:
     """
 
     def __init__(self, name: str, config: RolloutConfig, model_dir: str, seed: int, max_model_len: int) -> None:
-        self._engine = RolloutEngine(config, model_dir, seed=seed, max_model_len=max_model_len, name=name)
+        self._engine = RolloutEngine(config, local_copy(model_dir), seed=seed, max_model_len=max_model_len, name=name)
 
     async def start(self) -> EngineStats:
         await self._engine.start()

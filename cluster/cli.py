@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train a medical reasoning model with verifiable rewards. Start with: fleming doctor; fleming run recipes/quickstart.yaml",
+    help="Train a medical reasoning model with verifiable rewards.\n\n"
+    "Start with `fleming doctor`, then `fleming run recipes/quickstart.yaml`.",
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)]
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override one key, for instance --set loop.steps=20 (repeat as needed)"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="override one key, for instance --set loop.steps=20 (repeat as needed)"
+    ),
 ]
 
 
@@ -31,7 +37,9 @@ def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last commit of this run")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and the plan; start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the resolved recipe and the plan; start nothing")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="show the logs of Ray's workers")] = False,
 ) -> None:
     """Run a recipe: build its questions, warm the policy up, train it with GRPO, and say what was learned.
@@ -62,21 +70,21 @@ def doctor() -> None:
     raise typer.Exit(exit_code(checks))
 
 
-class plain_errors:  # noqa: N801 - used like a function
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
     """Print a `FlemingError` as one line and exit with 1; an interrupt exits with 130; anything else is a defect."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+    console = Console(stderr=True, highlight=False)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command with --resume goes on from the last commit")
+        raise typer.Exit(130) from None
+    except Exception as error:
         known = find_known(error)
-        if known is not None:
-            Console(stderr=True, highlight=False).print(f"error: {known}", markup=False, soft_wrap=True)
-            raise typer.Exit(1) from None
-        if isinstance(error, KeyboardInterrupt):
-            Console(stderr=True).print("interrupted; the same command with --resume goes on from the last commit")
-            raise typer.Exit(130) from None
-        return False
+        if known is None:
+            raise
+        console.print(f"error: {known}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
 
 
 def find_known(error: BaseException | None) -> FlemingError | None:
@@ -91,7 +99,3 @@ def find_known(error: BaseException | None) -> FlemingError | None:
 
 def main() -> None:
     app(prog_name="fleming")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -34,10 +34,15 @@ class Collected:
         return (*self.admitted, *self.without_signal)
 
     def why_no_signal(self) -> str:
-        """Why groups taught nothing, in shares of the groups without signal. Example: "all wrong 75 %, all right 25 %"."""
+        """Why groups taught nothing, as shares of those without signal. Example: "all wrong 75%, all right 25%"."""
         kinds = [_kind(group) for group in self.without_signal]
         shares = {kind: kinds.count(kind) / len(kinds) for kind in sorted(set(kinds))}
         return ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items(), key=lambda item: -item[1]))
+
+    def main_kind(self) -> str:
+        """The most frequent kind of group without signal; '' when there is none."""
+        kinds = [_kind(group) for group in self.without_signal]
+        return max(sorted(set(kinds)), key=kinds.count, default="")
 
     @property
     def is_solved(self) -> bool:
@@ -56,7 +61,7 @@ def _kind(group: ScoredGroup) -> str:
 async def collect(
     drawer: QuestionDrawer, sampler: Sampler, scorer: Scorer, *, loop: LoopConfig, sampling: SamplingSpec
 ) -> Collected:
-    """Collect ``loop.questions_per_step`` groups with signal, drawing more in at most ``loop.max_refill_rounds`` rounds.
+    """Collect ``loop.questions_per_step`` groups with signal, in at most ``loop.max_refill_rounds`` further rounds.
 
     Raises:
         EngineError: more groups than ``loop.max_failed_groups`` could not be verified.
@@ -81,7 +86,8 @@ async def collect(
                 (admitted if scored.has_signal else without_signal).append(scored)
         if len(failed) > loop.max_failed_groups:
             raise EngineError(
-                f"{len(failed)} groups of one step could not be verified (loop.max_failed_groups = {loop.max_failed_groups})",
+                f"{len(failed)} groups of one step could not be verified, "
+                f"loop.max_failed_groups is {loop.max_failed_groups}",
                 remedy="raise rewards.timeout_s or loop.max_failed_groups",
             )
     return Collected(

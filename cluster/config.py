@@ -26,9 +26,9 @@ class RunConfig(StrictModel):
     """Where a run lives and what makes it reproducible."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder of the run under storage")]
-    storage: Annotated[str, Field(description="path or URI, outside the checkout; shared by all nodes on a cluster")] = (
-        "~/fleming-runs"
-    )
+    storage: Annotated[
+        str, Field(description="path or URI, outside the checkout; shared by all nodes on a cluster")
+    ] = "~/fleming-runs"
     seed: Annotated[int, Field(ge=0, description="seed of everything that is random")] = 0
     dashboard: Annotated[bool, Field(description="start Ray's dashboard with a local Ray")] = True
     tensorboard: Annotated[bool, Field(description="write TensorBoard files into a local run directory")] = True
@@ -38,7 +38,9 @@ class ModelConfig(StrictModel):
     """The initial policy: a model directory, a hub name, or a small one that the recipe builds itself."""
 
     path: Annotated[str | None, Field(description="model directory, storage URI or hub name; safetensors only")] = None
-    tiny: Annotated[TinyPolicyConfig | None, Field(description="build a small Qwen2-architecture policy instead")] = None
+    tiny: Annotated[TinyPolicyConfig | None, Field(description="build a small Qwen2-architecture policy instead")] = (
+        None
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelConfig:
@@ -62,7 +64,12 @@ class LoopConfig(StrictModel):
     questions_per_step: Annotated[int, Field(ge=1, description="groups in a batch")] = 32
     samples_per_question: Annotated[int, Field(ge=2, description="k, completions in a group")] = 8
     max_staleness: Annotated[
-        int, Field(ge=0, le=0, description="policy versions a sample may lag behind; 0 = strictly on-policy, all there is so far")
+        int,
+        Field(
+            ge=0,
+            le=0,
+            description="policy versions a sample may lag behind; 0 = strictly on-policy, all there is so far",
+        ),
     ] = 0
     max_refill_rounds: Annotated[
         int, Field(ge=0, description="times a step may draw more questions to replace groups without signal")
@@ -72,7 +79,9 @@ class LoopConfig(StrictModel):
     ] = 3
     max_failed_groups: Annotated[int, Field(ge=0, description="groups per step whose verification may fail")] = 4
     checkpoint_every: Annotated[int, Field(ge=1, description="steps between commits")] = 10
-    cancel_timeout_s: Annotated[float, Field(gt=0, description="when one half fails, the other is ended within this")] = 30.0
+    cancel_timeout_s: Annotated[
+        float, Field(gt=0, description="when one half fails, the other is ended within this")
+    ] = 30.0
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -98,11 +107,14 @@ class Recipe(StrictModel):
     def _possible(self) -> Recipe:
         if self.max_model_tokens > self.learner.max_tokens_per_micro_batch:
             raise ValueError(
-                f"learner.max_tokens_per_micro_batch {self.learner.max_tokens_per_micro_batch} is below rollouts.max_prompt_tokens "
-                f"+ rollouts.max_completion_tokens = {self.max_model_tokens}: the longest sample would fit no micro-batch"
+                f"learner.max_tokens_per_micro_batch {self.learner.max_tokens_per_micro_batch} is below "
+                f"rollouts.max_prompt_tokens + rollouts.max_completion_tokens = {self.max_model_tokens}: "
+                "the longest sample would fit no micro-batch"
             )
         if self.grpo.optimizer_steps_per_batch > self.loop.questions_per_step:
-            raise ValueError("grpo.optimizer_steps_per_batch is above loop.questions_per_step: some steps would be empty")
+            raise ValueError(
+                "grpo.optimizer_steps_per_batch is above loop.questions_per_step: some steps would be empty"
+            )
         if self.model.tiny is not None and self.model.tiny.max_positions < self.max_model_tokens:
             raise ValueError(
                 f"model.tiny.max_positions {self.model.tiny.max_positions} is below rollouts.max_prompt_tokens + "
@@ -136,7 +148,9 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         reason = " ".join(str(error).split())
         raise ConfigError(f"recipe {file} cannot be read: {reason}", remedy="mend the YAML at that place") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"recipe {file} holds {type(document).__name__}, not sections", remedy="start from a shipped recipe")
+        raise ConfigError(
+            f"recipe {file} holds {type(document).__name__}, not sections", remedy="start from a shipped recipe"
+        )
     run = document.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("name", file.stem)
@@ -164,7 +178,9 @@ def dump_recipe(recipe: Recipe) -> str:
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
     """Dotted keys whose values differ, with both values."""
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    return {key: (before.get(key), after.get(key)) for key in sorted(before | after) if before.get(key) != after.get(key)}
+    return {
+        key: (before.get(key), after.get(key)) for key in sorted(before | after) if before.get(key) != after.get(key)
+    }
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -177,11 +193,15 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
 def _apply(document: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r} is not of the form a.b=value", remedy="write for instance --set loop.steps=20")
+        raise ConfigError(
+            f"--set {override!r} is not of the form a.b=value", remedy="write for instance --set loop.steps=20"
+        )
     try:
         value = yaml.load(text, Loader=_RecipeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is no YAML value", remedy="quote the value for the shell and for YAML") from error
+        raise ConfigError(
+            f"--set {key}: {text!r} is no YAML value", remedy="quote the value for the shell and for YAML"
+        ) from error
     *parents, last = key.split(".")
     node = document
     for parent in parents:

@@ -27,8 +27,8 @@ from cluster.collecting import Collected, collect
 from cluster.config import Recipe
 from cluster.drawing import QuestionDrawer
 from cluster.evaluating import EvaluationSet, evaluate_sets
-from cluster.lease import Lease
 from cluster.learner_client import LearnerClient, LearnerRestarted
+from cluster.lease import Lease
 from cluster.metrics import MetricSink
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
@@ -38,13 +38,18 @@ from data.tables import RolloutRow, rollout_table
 from data.wire import CheckpointSaved, RestorePoint, Sampler, SamplingSpec, Scorer, StepDone, TrainStep, WeightUpdate
 from learner.batching import plan_shards, sequences_of
 
-
 FINAL_MODEL = "models/final"
+_REMEDIES = {
+    "all wrong": "use easier questions, raise loop.samples_per_question, or warm the policy up for longer",
+    "no format": "warm the policy up for longer (warm_up.steps), or lower the learning rate if the format was lost",
+    "all right": "use harder questions",
+    "": "look at why verification fails: rewards.timeout_s, the reward actors' logs",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the controller conducts. ``publish`` loads an update into every rollout actor and returns the seconds taken."""
+    """What the controller conducts. ``publish`` loads an update into every rollout actor."""
 
     recipe: Recipe
     store: RunStore
@@ -102,7 +107,7 @@ class Controller:
         """Run to the end, through restarts of the learner.
 
         Raises:
-            NoSignalError: no group carried a signal for ``loop.stop_after_barren_steps`` steps, and not because all is solved.
+            NoSignalError: ``loop.stop_after_barren_steps`` draws had no signal, and not because all is solved.
             EngineError: a half failed for good.
         """
         await self._parts.learner.started()
@@ -176,7 +181,9 @@ class Controller:
     async def _evaluate(self, *, samples: int) -> dict[str, float]:
         """Greedy accuracy on every fixed subset, and sampled accuracy when ``samples`` is above 0."""
         parts = self._parts
-        return await evaluate_sets(parts.evaluation_sets, parts.sampler, parts.scorer, self._recipe.rollouts, samples=samples)
+        return await evaluate_sets(
+            parts.evaluation_sets, parts.sampler, parts.scorer, self._recipe.rollouts, samples=samples
+        )
 
     def _record(self, collected: Collected, done: StepDone, more: Mapping[str, float]) -> None:
         store = self._parts.store
@@ -207,8 +214,9 @@ class Controller:
         if not collected.is_solved:
             self._write_idle()
             raise NoSignalError(
-                f"no group carried a learning signal in {self._barren_steps} draws in a row after step {self._step}: {why}",
-                remedy="all wrong: use easier questions, more samples_per_question or a longer warm-up; no format: a longer warm-up",
+                f"no group carried a learning signal in {self._barren_steps} draws in a row after step {self._step}: "
+                f"{why}",
+                remedy=_REMEDIES[collected.main_kind()],
             )
         self._solved = True
 

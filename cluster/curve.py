@@ -24,7 +24,9 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     _series(left, rows, "rollout/format_rate", "format rate, rollouts", COLORS["format"], linewidth=1.2)
     _series(left, rows, "rollout/accuracy", "accuracy, rollouts", COLORS["sampled"], linewidth=2)
     _series(left, rows, "eval/train_greedy", "greedy, training questions", COLORS["train"], marker="o", markersize=5)
-    _series(left, rows, "eval/held_out_greedy", "greedy, held-out questions", COLORS["held_out"], marker="s", markersize=5)
+    _series(
+        left, rows, "eval/held_out_greedy", "greedy, held-out questions", COLORS["held_out"], marker="s", markersize=5
+    )
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
     left.set(ylim=(0, 1.02), xlabel="optimiser step", ylabel="share", title=title)
     left.legend(fontsize=8, loc="center right")

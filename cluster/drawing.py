@@ -65,7 +65,8 @@ class QuestionDrawer:
         """
         if state["fingerprint"] != self.fingerprint:
             raise RunStateError(
-                f"the training questions have changed since the commit (fingerprint {state['fingerprint']}, now {self.fingerprint})",
+                f"the training questions have changed since the commit: fingerprint {state['fingerprint']}, "
+                f"now {self.fingerprint}",
                 remedy="restore data/questions.parquet of the run, or start a new run with --set run.name=NAME",
             )
         self._epoch, self._position = state["epoch"], state["position"]

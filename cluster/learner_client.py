@@ -30,7 +30,7 @@ from data.wire import (
 EventT = TypeVar("EventT", StepDone, WeightsReady, CheckpointSaved, ModelExported, LearnerStarted)
 
 
-class LearnerRestarted(Exception):  # noqa: N818 - a turn of events that the controller handles, not a failure
+class LearnerRestarted(Exception):
     """Ray Train replaced the worker group; it stands at ``step`` and the controller must roll back to there."""
 
     def __init__(self, step: int) -> None:
@@ -48,7 +48,9 @@ class LearnerClient:
     def __init__(self, mailbox: Any, finished: Any) -> None:
         self._mailbox = mailbox
         self._ended = _future(finished)
-        self._ended.add_done_callback(lambda done: done.cancelled() or done.exception())  # its failure is read where it matters
+        self._ended.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # its failure is read where it matters
 
     async def started(self) -> LearnerStarted:
         """Wait until the first worker group is up."""
@@ -92,11 +94,15 @@ class LearnerClient:
     async def _expect(self, kind: type[EventT]) -> EventT:
         event = await self._next_event()
         if isinstance(event, LearnerFailed):
-            raise EngineError(f"the learner failed: {event.reason}", remedy="mend the cause and run the same command with --resume")
+            raise EngineError(
+                f"the learner failed: {event.reason}", remedy="mend the cause and run the same command with --resume"
+            )
         if isinstance(event, LearnerStarted) and kind is not LearnerStarted:
             raise LearnerRestarted(event.step)
         if not isinstance(event, kind):
-            raise EngineError(f"the learner answered {event} where {kind.__name__} was due", remedy="report this as a defect")
+            raise EngineError(
+                f"the learner answered {event} where {kind.__name__} was due", remedy="report this as a defect"
+            )
         return event
 
     async def _next_event(self) -> LearnerEvent:

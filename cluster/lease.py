@@ -52,7 +52,8 @@ class Lease:
         holder = json.loads(self._storage.read(KEY)) if self._storage.exists(KEY) else {}
         if holder.get("nonce") != self._nonce:
             raise RunStateError(
-                f"the lease of run {self._storage.uri} was taken by process {holder.get('pid')} on {holder.get('host')}",
+                f"the lease of run {self._storage.uri} was taken by process {holder.get('pid')} "
+                f"on {holder.get('host')}",
                 remedy="let that one go on; nothing after the last commit of this one counts",
             )
 
@@ -85,6 +86,7 @@ def _is_alive(holder: dict[str, object]) -> bool:
         return time.time() - float(str(holder["heartbeat"])) < STALE_S
     try:
         # A process id is reused in time; the start time tells the holder from a stranger with its number.
-        return abs(psutil.Process(int(str(holder["pid"]))).create_time() - float(str(holder["started"]))) < 1.0
+        started: float = psutil.Process(int(str(holder["pid"]))).create_time()
+        return abs(started - float(str(holder["started"]))) < 1.0
     except psutil.NoSuchProcess:
         return False

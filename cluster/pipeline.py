@@ -135,7 +135,12 @@ def _open_attempt(recipe: Recipe, store: RunStore) -> None:
     about = {"host": platform.node(), "python": platform.python_version(), "versions": versions}
     attempt = store.begin_attempt(about)
     if not store.storage.exists("run.yaml"):
-        header = {"started_at": now(), "seed": recipe.run.seed, "versions": versions, "python": platform.python_version()}
+        header = {
+            "started_at": now(),
+            "seed": recipe.run.seed,
+            "versions": versions,
+            "python": platform.python_version(),
+        }
         document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))
         store.storage.write("run.yaml", document.encode())
     store.write_event("attempt_started", attempt_number=attempt)
@@ -233,7 +238,9 @@ class _Run:
         target = store.storage.child("models/warm_up").uri
         if store.stage_figures("warm_up") is not None:
             return target
-        self.reporter.line(f"warm-up  {recipe.warm_up.steps} supervised steps on {len(prepared.splits.warm_up)} other questions")
+        self.reporter.line(
+            f"warm-up  {recipe.warm_up.steps} supervised steps on {len(prepared.splits.warm_up)} other questions"
+        )
         progress = _ProgressActor.remote()
         job = SupervisedJob(
             run_name=f"train/warm-up-{store.attempt:02d}",
@@ -272,7 +279,11 @@ class _Run:
     async def _reinforce(self, prepared: Prepared, pool: RolloutPool, scorer: RewardPool, model_dir: str) -> Controller:
         recipe, store = self.recipe, self.store
         commit = store.last_commit()
-        restore = RestorePoint(step=commit.step, checkpoint=commit.learner_checkpoint) if commit else RestorePoint(step=0, checkpoint=None)
+        restore = (
+            RestorePoint(step=commit.step, checkpoint=commit.learner_checkpoint)
+            if commit
+            else RestorePoint(step=0, checkpoint=None)
+        )
         mailbox = MailboxActor.options(name=f"mailbox-{store.attempt}").remote(restore)
         run = LearnerRun.options(name=f"learner-{store.attempt}").remote()
         job = GrpoJob(
@@ -341,8 +352,7 @@ async def _already_there(update: WeightUpdate) -> float:
     return 0.0
 
 
-@ray.remote(num_cpus=0)
-class _ProgressActor:
+class _Progress:
     """The last step that a supervised run has reported."""
 
     def __init__(self) -> None:
@@ -355,7 +365,8 @@ class _ProgressActor:
         return self._latest
 
 
+_ProgressActor: Any = ray.remote(num_cpus=0)(_Progress)
+
+
 async def _coroutine(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-

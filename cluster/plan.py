@@ -21,7 +21,7 @@ def describe(recipe: Recipe) -> str:
         f" = {samples} completions a step, {samples * loop.steps:,} in all, before refills",
         f"tokens     at most {recipe.rollouts.max_prompt_tokens} + {recipe.rollouts.max_completion_tokens} per sample",
         f"evaluate   every {loop.evaluation.every} steps, commit every {loop.checkpoint_every}",
-        f"resources  {', '.join(asked)}; with GPUs: {recipe.rollouts.actors} x {recipe.rollouts.tensor_parallel} for rollouts,"
-        f" {recipe.learner.ranks} for the learner",
+        f"resources  {', '.join(asked)}; with GPUs: {recipe.rollouts.actors} x {recipe.rollouts.tensor_parallel} "
+        f"for rollouts, {recipe.learner.ranks} for the learner",
     ]
     return dump_recipe(recipe) + "\n# Plan\n" + "\n".join(f"#   {line}" for line in lines)

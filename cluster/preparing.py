@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import ray
 
 from cluster.config import Recipe
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
 from data.load import load_questions
-from data.prompts import encode_prompt, encode_target, render_prompt, target_text
+from data.prompts import encode_prompt, encode_target, plain_prompt, target_text
 from data.records import Question
 from data.sources.hpo import QuestionSplits, reasoning_of
-from data.storage import local_copy
+from data.storage import Storage, local_copy
 from data.tables import read_parquet, to_table, write_parquet
 from data.wire import SupervisedSequence
+from learner.config import TinyPolicyConfig
 
 QUESTIONS = "data/questions.parquet"
 INITIAL = "models/initial"
@@ -57,7 +59,8 @@ def prepare(recipe: Recipe, store: RunStore, reporter: Reporter) -> Prepared:
     else:
         model_dir = store.storage.child(INITIAL).uri
         if not store.storage.exists(f"{INITIAL}/config.json"):
-            _build_tiny(recipe, store, splits)
+            build = ray.remote(num_cpus=0)(_build_tiny)
+            ray.get(build.remote(recipe.model.tiny, store.storage, _texts(splits)))
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(local_copy(model_dir), trust_remote_code=False, local_files_only=True)
@@ -78,26 +81,24 @@ def warm_up_sequences(prepared: Prepared) -> list[SupervisedSequence]:
     ]
 
 
-def _build_tiny(recipe: Recipe, store: RunStore, splits: QuestionSplits) -> None:
+def _build_tiny(config: TinyPolicyConfig, store: Storage, texts: list[str]) -> None:
+    """Runs in a Ray task: the driver needs no torch."""
+    from transformers.utils import logging
+
     from learner.tiny_policy import build_tiny_policy
 
-    assert recipe.model.tiny is not None
-    texts = [text for question in splits.warm_up or splits.train for text in _texts(question)]
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="fleming-model-") as folder:
-        build_tiny_policy(recipe.model.tiny, texts, folder)
+        build_tiny_policy(config, texts, folder)
         # config.json last: a directory without it is not a model yet.
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "config.json"):
-            store.storage.write(f"{INITIAL}/{path.name}", path.read_bytes())
+            store.write(f"{INITIAL}/{path.name}", path.read_bytes())
 
 
-def _texts(question: Question) -> list[str]:
-    return [render_prompt(question, _NoTemplate()), target_text(question, reasoning_of(question))]
-
-
-class _NoTemplate:
-    """Stands in for the tokenizer that is about to be trained on the plain prompts."""
-
-    chat_template = None
+def _texts(splits: QuestionSplits) -> list[str]:
+    """What the tokenizer is trained on: prompts and demonstrations, of the warm-up when there is one."""
+    questions = splits.warm_up or splits.train
+    return [text for q in questions for text in (plain_prompt(q), target_text(q, reasoning_of(q)))]
 
 
 def _parquet(splits: QuestionSplits) -> bytes:

@@ -86,7 +86,9 @@ class RunStore:
         self.storage = storage
         self.attempt = 0
         self._events = 0
-        self._rows: dict[str, dict[str, Any]] = {}  # segments read or written so far, so that a view costs no re-reading
+        self._rows: dict[
+            str, dict[str, Any]
+        ] = {}  # segments read or written so far, so that a view costs no re-reading
 
     # --- attempts and stages --------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class RunStore:
         if hashlib.sha256(content).hexdigest() != commit.controller_sha256:
             raise RunStateError(
                 f"{self.storage.uri}/{key} is not what was committed",
-                remedy=f"restore the file, or remove the folder commits/step-{commit.step:06d} to resume from the commit before",
+                remedy=f"restore the file, or remove commits/step-{commit.step:06d} to resume from the commit before",
             )
         state: dict[str, Any] = json.loads(content)
         return state

@@ -76,12 +76,13 @@ def ray_session(recipe: Recipe, *, verbose: bool = False) -> Iterator[Session]:
 
 
 def _quiet_libraries() -> None:
-    """No usage reports, no progress bars of libraries; set before Ray starts so that every process of the run has it."""
+    """No usage reports, no notices of libraries; set before Ray starts so that every process of the run has it."""
     for name in ("RAY_USAGE_STATS_ENABLED", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "0" if name.startswith("RAY") else "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says that tokens are on; they stay on
 
 
 def _start_local(recipe: Recipe, *, verbose: bool) -> str:
@@ -111,12 +112,15 @@ def _connect(recipe: Recipe, *, verbose: bool) -> str:
     runtime_env = {} if submitted else {"working_dir": str(CHECKOUT), "excludes": EXCLUDES}
     try:
         context = ray.init(
-            log_to_driver=verbose, logging_level=logging.WARNING, namespace=f"fleming-{recipe.run.name}", runtime_env=runtime_env
+            log_to_driver=verbose,
+            logging_level=logging.WARNING,
+            namespace=f"fleming-{recipe.run.name}",
+            runtime_env=runtime_env,
         )
     except Exception as error:
         raise SetupError(
             f"the Ray cluster at {os.environ['RAY_ADDRESS']} cannot be reached: {str(error).strip().splitlines()[0]}",
-            remedy="check RAY_ADDRESS and, with token authentication, RAY_AUTH_MODE=token; unset RAY_ADDRESS to run here",
+            remedy="check RAY_ADDRESS (and RAY_AUTH_MODE=token where the cluster wants one), or unset it to run here",
         ) from error
     return str(context.dashboard_url or "")
 

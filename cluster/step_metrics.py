@@ -15,7 +15,7 @@ from reward_service.config import RewardConfig
 
 
 def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig) -> dict[str, float]:
-    """Numbers over **all** scored groups of the step, with and without signal; ``version`` is that of the policy trained."""
+    """Numbers over **all** scored groups of the step; ``version`` is that of the policy that is trained on them."""
     groups = collected.groups
     scores = [score for group in groups for score in group.scores]
     completions = [completion for group in groups for completion in group.group.completions]

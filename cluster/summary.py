@@ -19,11 +19,18 @@ ROWS = (
 
 
 def print_summary(
-    recipe: Recipe, store: RunStore, reporter: Reporter, evaluations: Mapping[str, Mapping[str, float]], *, chance: float
+    recipe: Recipe,
+    store: RunStore,
+    reporter: Reporter,
+    evaluations: Mapping[str, Mapping[str, float]],
+    *,
+    chance: float,
 ) -> None:
     """Draw the learning curve into the run directory and print before and after side by side."""
     rows = store.committed_metrics()
-    store.storage.write("learning_curve.png", learning_curve(rows, title=f"Learning curve of {recipe.run.name}", chance=chance))
+    store.storage.write(
+        "learning_curve.png", learning_curve(rows, title=f"Learning curve of {recipe.run.name}", chance=chance)
+    )
     before, after = evaluations.get("before", {}), evaluations.get("after", {})
     reporter.line("")
     reporter.line(f"{'accuracy, 95 % interval':32}{'before RL':>20}{'after RL':>20}   (chance {chance:.0%})")

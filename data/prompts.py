@@ -50,10 +50,15 @@ def messages_of(question: Question) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{instruction}\n\n{body_of(question)}"}]
 
 
+def plain_prompt(question: Question) -> str:
+    """The prompt for a model without a chat template."""
+    return body_of(question) + PLAIN_END
+
+
 def render_prompt(question: Question, tokenizer: Tokenizer) -> str:
     """The prompt as text: the model's chat template, or a plain one for a model without."""
     if not tokenizer.chat_template:
-        return body_of(question) + PLAIN_END
+        return plain_prompt(question)
     text = tokenizer.apply_chat_template(messages_of(question), tokenize=False, add_generation_prompt=True)
     # Some reasoning models open the tag in the prompt; then no completion could hold both tags, as the reward asks.
     head = str(text).rstrip()

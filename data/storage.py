@@ -62,7 +62,7 @@ class Storage:
         return Storage(uri=f"{self.uri}/{key}", fs=self.fs, root=self.path(key))
 
     def exists(self, key: str = "") -> bool:
-        return self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound
+        return bool(self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound)
 
     def list(self, key: str = "") -> list[str]:
         """Base names in the folder ``key``, sorted; empty when it is not there."""
@@ -146,24 +146,29 @@ def storage_errors(where: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise SetupError(
-                f"cannot write to {where}: {error.strerror or error}", remedy="set run.storage to a place that you may write to"
+                f"cannot write to {where}: {error.strerror or error}",
+                remedy="set run.storage to a place that you may write to",
             ) from error
         raise
 
 
 def local_copy(location: str) -> str:
-    """A local directory with the files of ``location``: itself when it is local or a hub name, else a copy on this node.
+    """A local directory with the model of ``location``: itself when it is local, else a copy on this node.
+
+    ``location`` is a path, a storage URI or the name of a model on the hub.
 
     Copies are cached per URI, once per node, so that the actors of a node share one; model directories are written once
     and never changed, so a cached copy cannot be stale.
     """
     if "://" not in location:
         expanded = Path(location).expanduser()
-        return str(expanded) if expanded.exists() else location
+        return str(expanded) if expanded.exists() else _from_hub(location)
     source = Storage.open(location)
     if source.is_local:
         return source.root
-    cache = Path(tempfile.gettempdir()) / "fleming-cache" / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
+    cache = (
+        Path(tempfile.gettempdir()) / "fleming-cache" / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
+    )
     cache.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{cache}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -172,3 +177,17 @@ def local_copy(location: str) -> str:
                 pafs.copy_files(source.root, str(cache), source_filesystem=source.fs)
                 (cache / ".complete").touch()
     return str(cache)
+
+
+def _from_hub(name: str) -> str:
+    """Weights (safetensors only), tokenizer and configuration of a hub model, through the hub's own cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"model {name!r} is no directory here, and the hub does not give it: {' '.join(str(error).split())[:200]}",
+            remedy="correct the path or the hub name; without a network give a local model directory",
+        ) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Any
 
 import ray
 
@@ -88,10 +89,5 @@ class Mailbox:
             return self._events.popleft()
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
-class MailboxActor(Mailbox):
-    """`Mailbox` as an async Ray actor."""
-
-    # Ray runs coroutine methods of an actor on one event loop only when the class itself has one.
-    async def ready(self) -> bool:
-        return True
+MailboxActor: Any = ray.remote(num_cpus=0, max_concurrency=1000)(Mailbox)
+"""`Mailbox` as an async Ray actor; every rank and the controller may wait in it at once."""

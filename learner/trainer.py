@@ -109,8 +109,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-@ray.remote(num_cpus=0)
-class LearnerRun:
+class _LearnerRun:
     """Holds the blocking ``fit()`` away from the controller. Kill this actor to cancel: the ranks go with it."""
 
     def run_grpo(self, job: GrpoJob) -> None:
@@ -139,3 +138,7 @@ class LearnerRun:
                 f"the supervised run {job.run_name} returned {result!r}", remedy="report this as a defect"
             )
         return result
+
+
+LearnerRun: Any = ray.remote(num_cpus=0)(_LearnerRun)
+"""The Ray actor class."""

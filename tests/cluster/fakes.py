@@ -19,7 +19,9 @@ from data.wire import (
 
 def question(number: int, split: str = "train") -> Question:
     options = (Option(label="A", text="right"), Option(label="B", text="wrong"))
-    return Question(source="test", language="en", stem=f"Question {number}?", options=options, answer_label="A", split=split)
+    return Question(
+        source="test", language="en", stem=f"Question {number}?", options=options, answer_label="A", split=split
+    )
 
 
 def completion(of: Question, draw: int, index: int, version: int, *, cut: bool = False) -> Completion:

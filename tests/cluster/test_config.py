@@ -30,7 +30,9 @@ def test_importing_the_configuration_imports_no_heavy_library() -> None:
         "import sys, cluster.config; cluster.config.load_recipe('recipes/quickstart.yaml');"
         "print(sorted({'torch', 'ray', 'vllm', 'deepspeed', 'transformers'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=QUICKSTART.parents[1], check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=QUICKSTART.parents[1], check=True
+    )
     assert out.stdout.strip() == "[]"
 
 
@@ -59,7 +61,9 @@ def test_a_mistake_is_answered_with_field_value_and_remedy(override: str, expect
 
 
 def test_overrides_reach_nested_keys_and_read_yaml_values() -> None:
-    recipe = load_recipe(QUICKSTART, ["loop.steps=3", "grpo.optimizer.learning_rate=2e-4", "grpo.optimizer.betas=[0.9, 0.99]"])
+    recipe = load_recipe(
+        QUICKSTART, ["loop.steps=3", "grpo.optimizer.learning_rate=2e-4", "grpo.optimizer.betas=[0.9, 0.99]"]
+    )
     assert recipe.loop.steps == 3
     assert recipe.grpo.optimizer.learning_rate == 2e-4
     assert recipe.grpo.optimizer.betas == (0.9, 0.99)
