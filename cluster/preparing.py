@@ -39,7 +39,7 @@ class Prepared:
     @property
     def chance(self) -> float:
         """Accuracy of guessing among the options of the training questions."""
-        return statistics.fmean(1 / len(question.options) for question in self.splits.train)
+        return statistics.fmean(1 / len(q.options) if q.options else 0.0 for q in self.splits.train)
 
 
 def prepare(recipe: Recipe, store: RunStore, reporter: Reporter) -> Prepared:

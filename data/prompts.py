@@ -16,7 +16,7 @@ PROMPT_VERSION = "mcq/1"
 
 INSTRUCTION = (
     "Answer the medical question. First reason step by step inside <think></think>. "
-    "Then give only the letter of the right option inside <answer></answer>, for example <answer>{label}</answer>. "
+    "Then give only {what} inside <answer></answer>{example}. "
     "Write nothing else."
 )
 PLAIN_END = "\nAnswer:\n"
@@ -46,8 +46,23 @@ def body_of(question: Question) -> str:
 
 def messages_of(question: Question) -> list[dict[str, str]]:
     """One user message: what to do, then the question. Roles other than "user" are not known to every template."""
-    instruction = INSTRUCTION.format(label=question.options[0].label)
-    return [{"role": "user", "content": f"{instruction}\n\n{body_of(question)}"}]
+    return [{"role": "user", "content": f"{_instruction_of(question)}\n\n{body_of(question)}"}]
+
+
+def _instruction_of(question: Question) -> str:
+    """What to do, in the words of the form that the question's verifier reads."""
+    labels = [option.label for option in question.options]
+    if question.answer_labels:
+        what, example = "the letters of all right options, separated by commas,", ", ".join(labels[:2])
+    elif labels:
+        what, example = "the letter of the right option", labels[0]
+    elif question.verifier == "yes_no_maybe":
+        what, example = "yes, no or maybe", "maybe"
+    elif question.verifier == "number":
+        what, example = "the number with its unit", "5.2 mmol/L"
+    else:
+        what, example = "the answer itself, in as few words as possible,", ""
+    return INSTRUCTION.format(what=what, example=f", for example <answer>{example}</answer>" if example else "")
 
 
 def plain_prompt(question: Question) -> str:
@@ -79,8 +94,8 @@ def encode_prompt(question: Question, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def target_text(question: Question, reasoning: str) -> str:
-    """The strict format with the true letter, as the reward asks for it."""
-    return f"<think>{reasoning}</think><answer>{question.answer_label}</answer>"
+    """The strict format with the true answer, as the reward asks for it."""
+    return f"<think>{reasoning}</think><answer>{question.target}</answer>"
 
 
 def encode_target(question: Question, tokenizer: Tokenizer, reasoning: str) -> tuple[int, ...]:

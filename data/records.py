@@ -52,6 +52,10 @@ class Question:
     Example: ``Question(source="hpo", language="en", stem="Which finding belongs to Marfan syndrome?", options=(
     Option(label="A", text="Arachnodactyly"), Option(label="B", text="Cataplexy")), answer_label="A")``.
 
+    A question with several right options names all of them in ``answer_labels``. A question without options names its
+    ``verifier`` ("number", "text", ...; see `docs/rewards.md`) and its truth in ``accepted_answers``, the preferred
+    form first.
+
     Raises:
         DataError: no options, an empty or repeated label or option text, or an answer outside the options.
     """
@@ -68,6 +72,10 @@ class Question:
     split: str = "train"
     tags: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
+    answer_labels: tuple[str, ...] = ()
+    """All right labels of a question that has several, ``answer_label`` among them; empty when there is one."""
+    verifier: str = ""
+    """Which verifier judges the answer; empty: multiple choice, or several choices when ``answer_labels`` is set."""
 
     def __post_init__(self) -> None:
         _check_question(self)
@@ -75,13 +83,24 @@ class Question:
     @cached_property
     def id(self) -> str:
         """16 hex digits over what is asked and what is true; provenance, split and tags do not change it."""
-        content = [self.language, self.stem, self.context, [[o.label, o.text] for o in self.options], self.answer_label]
+        options = [[o.label, o.text] for o in self.options]
+        content: list[object] = [self.language, self.stem, self.context, options, self.answer_label]
+        if self.answer_labels or self.verifier:
+            content += [self.answer_labels, self.verifier, () if self.options else self.accepted_answers]
         packed = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return hashlib.blake2b(packed.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     @property
     def answer_text(self) -> str:
+        """The text of the right option; the preferred accepted answer of a question without options."""
+        if not self.options:
+            return self.accepted_answers[0]
         return next(option.text for option in self.options if option.label == self.answer_label)
+
+    @property
+    def target(self) -> str:
+        """What a right completion writes between the answer tags: the letter or letters, or the accepted answer."""
+        return ", ".join(self.answer_labels) or self.answer_label or self.answer_text
 
 
 def _check_question(question: Question) -> None:
@@ -89,6 +108,9 @@ def _check_question(question: Question) -> None:
     where = f"question {question.stem[:60]!r} from {question.source!r}"
     if not question.stem.strip():
         raise DataError(f"stem is empty in a question from {question.source!r}", remedy="give the question a text")
+    if not labels and question.verifier:
+        _check_open_question(question, where)
+        return
     if len(labels) < 2:
         raise DataError(f"options has {len(labels)} entries in {where}", remedy="give at least two options")
     if any(not o.label.strip() or not o.text.strip() for o in question.options) or len(set(labels)) != len(labels):
@@ -100,6 +122,24 @@ def _check_question(question: Question) -> None:
             f"answer_label {question.answer_label!r} is not among the options {labels} of {where}",
             remedy="set answer_label to the label of the right option",
         )
+    right = question.answer_labels
+    if right and (not set(right) <= set(labels) or len(set(right)) != len(right) or question.answer_label not in right):
+        raise DataError(
+            f"answer_labels {right} of {where} are repeated, outside {labels} or lack {question.answer_label!r}",
+            remedy="name each right option once, answer_label among them",
+        )
+    _check_tier(question, where)
+
+
+def _check_open_question(question: Question, where: str) -> None:
+    if question.answer_label or question.answer_labels:
+        raise DataError(f"{where} has answer labels and no options", remedy="put its truth in accepted_answers")
+    if not any(text.strip() for text in question.accepted_answers[:1]):
+        raise DataError(f"accepted_answers is empty in {where}, which has no options", remedy="give it its truth")
+    _check_tier(question, where)
+
+
+def _check_tier(question: Question, where: str) -> None:
     if question.difficulty not in DIFFICULTY_TIERS:
         raise DataError(
             f"difficulty {question.difficulty!r} of {where} is unknown", remedy=f"use one of {DIFFICULTY_TIERS}"

@@ -67,6 +67,8 @@ QUESTION_SCHEMA = _schema(
     split=pa.string(),
     tags=_TEXTS,
     provenance=_struct(PROVENANCE_SCHEMA),
+    answer_labels=_TEXTS,
+    verifier=pa.string(),
 )
 VERSION_SPAN_SCHEMA = _schema(start=pa.int32(), end=pa.int32(), version=pa.int64())
 COMPLETION_SCHEMA = _schema(
@@ -276,15 +278,15 @@ def fit_schema(table: Any, schema: Any, what: str) -> Any:
 
 
 def _question(row: Row) -> Question:
-    plain = {
-        name: row[name] for name in ("source", "language", "stem", "answer_label", "context", "difficulty", "split")
-    }
+    names = ("source", "language", "stem", "answer_label", "context", "difficulty", "split", "verifier")
+    plain = {name: row[name] for name in names}
     source = row["provenance"]
     question = Question(
         **plain,
         options=tuple(Option(**option) for option in row["options"]),
         accepted_answers=tuple(row["accepted_answers"]),
         tags=tuple(row["tags"]),
+        answer_labels=tuple(row["answer_labels"]),
         provenance=Provenance(**{**source, "path": tuple(source["path"]), "masked": tuple(source["masked"])}),
     )
     if question.id != row["id"]:

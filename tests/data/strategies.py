@@ -41,19 +41,37 @@ provenances = st.builds(
 
 @st.composite
 def questions(draw: st.DrawFn) -> Question:
+    if draw(st.booleans()) and draw(st.booleans()):
+        return draw(open_questions())
     labels = draw(st.lists(FILLED, min_size=2, max_size=5, unique=True))
+    answer = draw(st.sampled_from(labels))
+    several = draw(st.just(()) | st.sets(st.sampled_from(labels)).map(lambda more: tuple(sorted({answer, *more}))))
     return Question(
         source=draw(TEXT),
         language=draw(TEXT),
         stem=draw(FILLED),
         options=tuple(Option(label=label, text=draw(FILLED)) for label in labels),
-        answer_label=draw(st.sampled_from(labels)),
+        answer_label=answer,
+        answer_labels=several,
         context=draw(TEXT),
         accepted_answers=draw(TEXTS),
         difficulty=draw(st.sampled_from(DIFFICULTY_TIERS)),
         split=draw(TEXT),
         tags=draw(TEXTS),
         provenance=draw(provenances),
+    )
+
+
+@st.composite
+def open_questions(draw: st.DrawFn) -> Question:
+    return Question(
+        source=draw(TEXT),
+        language=draw(TEXT),
+        stem=draw(FILLED),
+        options=(),
+        answer_label="",
+        accepted_answers=(draw(FILLED), *draw(TEXTS)),
+        verifier=draw(FILLED),
     )
 
 

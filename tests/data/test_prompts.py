@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.errors import DataError
-from data.prompts import encode_prompt, encode_target, messages_of, render_prompt
+from data.prompts import encode_prompt, encode_target, messages_of, render_prompt, target_text
 from data.records import Question
 from learner.config import TinyPolicyConfig
 from learner.tiny_policy import build_tokenizer
@@ -82,3 +82,32 @@ def test_unfit_reasoning_is_refused(tokenizer: Any) -> None:
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="eos_token_id"):
         encode_target(MARFAN, tokenizer, "x")
+
+
+@pytest.mark.parametrize(
+    ("verifier", "truth", "asked"),
+    [
+        ("number", "5.2 mmol/L", "only the number with its unit inside"),
+        ("yes_no_maybe", "maybe", "only yes, no or maybe inside"),
+        ("text", "Marfan syndrome", "only the answer itself, in as few words as possible, inside <answer></answer>. "),
+    ],
+)
+def test_open_questions_are_asked_in_the_form_their_verifier_reads(verifier: str, truth: str, asked: str) -> None:
+    question = Question(
+        source="t",
+        language="en",
+        stem="Which?",
+        options=(),
+        answer_label="",
+        accepted_answers=(truth,),
+        verifier=verifier,
+    )
+    assert asked in messages_of(question)[0]["content"]
+    assert f"<answer>{truth}</answer>" in target_text(question, "because")
+
+
+def test_several_right_options_are_asked_for_and_shown_as_letters() -> None:
+    question = dataclasses.replace(MARFAN, answer_labels=("B", "D"))
+    assert "the letters of all right options" in messages_of(question)[0]["content"]
+    assert target_text(question, "because").endswith("<answer>B, D</answer>")
+    assert question.id != MARFAN.id
