@@ -31,13 +31,14 @@ from cluster.evaluating import fixed_sets
 from cluster.learner_client import LearnerClient, kill
 from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
-from cluster.preparing import Prepared, prepare, warm_up_sequences
+from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
 from cluster.progress import Reporter
 from cluster.run_store import RunStore, now
 from cluster.session import Session, ray_session
 from cluster.summary import print_summary
 from data.errors import ConfigError, FlemingError, RunStateError
 from data.prompts import encode_prompt
+from data.sources.hpo import QuestionSplits
 from data.storage import Storage, local_copy
 from data.wire import RestorePoint, WeightUpdate
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
@@ -76,6 +77,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     store = RunStore(Storage.open(recipe.run.storage).child(recipe.run.name))
     check_start(recipe, store, resume=resume)
     check_model(recipe)
+    splits = questions_of(recipe, store)
     _terminate_as_interrupt()
     with Reporter() as reporter, ray_session(recipe, verbose=verbose) as session:
         reporter.line(f"run      {store.storage.uri}")
@@ -85,7 +87,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
         lease.acquire()
         try:
             _open_attempt(recipe, store)
-            asyncio.run(_Run(recipe, store, lease, session, reporter).run())
+            asyncio.run(_Run(recipe, store, lease, session, reporter, splits).run())
         except BaseException as error:
             _close_failed(store, lease, error)
             raise
@@ -167,7 +169,7 @@ def _terminate_as_interrupt() -> None:
     """SIGTERM (a job that is stopped) ends a run as Ctrl-C does: in good order, resumable."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     with contextlib.suppress(ValueError):  # only the main thread may; a test may run a recipe in another
         signal.signal(signal.SIGTERM, interrupt)
@@ -182,6 +184,7 @@ class _Run:
     lease: Lease
     session: Session
     reporter: Reporter
+    splits: QuestionSplits
     _nccl: NcclTransfer | None = None
 
     async def run(self) -> None:
@@ -196,7 +199,7 @@ class _Run:
             task.result()
 
     async def _stages(self) -> None:
-        prepared = await asyncio.to_thread(prepare, self.recipe, self.store, self.reporter)
+        prepared = await asyncio.to_thread(prepare, self.recipe, self.store, self.splits, self.reporter)
         async with self._engines(prepared) as (pool, scorer):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(pool.start())

@@ -42,17 +42,18 @@ class Prepared:
         return statistics.fmean(1 / len(q.options) if q.options else 0.0 for q in self.splits.train)
 
 
-def prepare(recipe: Recipe, store: RunStore, reporter: Reporter) -> Prepared:
-    """Make what is not there yet; a resumed run reads what the first attempt made.
+def questions_of(recipe: Recipe, store: RunStore) -> QuestionSplits:
+    """The questions that the run already has, else those of the recipe's source; writes nothing.
 
     Raises:
-        DataError: the questions cannot be read or made, or a prompt is longer than ``rollouts.max_prompt_tokens``.
+        DataError: they cannot be read or made.
     """
-    if store.storage.exists(QUESTIONS):
-        splits = _read(store)
-    else:
-        reporter.line(f"prepare  questions from {recipe.data.questions.source}")
-        splits = load_questions(recipe.data.questions)
+    return _read(store) if store.storage.exists(QUESTIONS) else load_questions(recipe.data.questions)
+
+
+def prepare(recipe: Recipe, store: RunStore, splits: QuestionSplits, reporter: Reporter) -> Prepared:
+    """Write the questions and build the model where they are not there yet; a resumed run finds both."""
+    if not store.storage.exists(QUESTIONS):
         store.storage.write(QUESTIONS, _parquet(splits))
     if recipe.model.tiny is None:
         model_dir = str(recipe.model.path)

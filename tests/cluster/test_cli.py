@@ -1,0 +1,138 @@
+"""The command line on bad input: one line that names the thing, its value and the remedy; exit code 1; nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from typer.testing import CliRunner, Result
+
+from cluster import session
+from cluster.cli import app, find_known
+from cluster.config import load_recipe
+from cluster.pipeline import check_start
+from cluster.run_store import RunStore
+from data.errors import ConfigError, EngineError, SetupError
+from data.storage import Storage
+from data.tables import to_table
+from tests.cluster.fakes import question
+
+QUICKSTART = str(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
+
+
+def run(tmp_path: Path, *settings: str) -> Result:
+    options = [part for setting in (f"run.storage={tmp_path / 'runs'}", *settings) for part in ("--set", setting)]
+    return CliRunner().invoke(app, ["run", QUICKSTART, *options])
+
+
+def check_refused(result: Result, tmp_path: Path, *texts: str) -> None:
+    assert result.exit_code == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "Remedy: " in lines[0], lines
+    for text in texts:
+        assert text in lines[0]
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_a_typo(tmp_path: Path) -> None:
+    check_refused(run(tmp_path, "loop.stpes=3"), tmp_path, "loop.stpes", "'steps'")
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    result = run(tmp_path, "model.tiny=null", f"model.path={tmp_path / 'nothing'}")
+    check_refused(result, tmp_path, str(tmp_path / "nothing"))
+
+
+def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    result = run(tmp_path, "model.tiny=null", f"model.path={tmp_path / 'folder'}")
+    check_refused(result, tmp_path, "config.json is missing")
+
+
+def parquet(tmp_path: Path, **columns: object) -> str:
+    """A file of one good question, with some columns replaced."""
+    table = to_table([question(1)])
+    for name, value in columns.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(name), pa.array([value], table.schema.field(name).type))
+    pq.write_table(table, tmp_path / "questions.parquet")
+    return f"data.questions={{source: parquet, path: {tmp_path / 'questions.parquet'}}}"
+
+
+def test_a_question_without_options(tmp_path: Path) -> None:
+    check_refused(run(tmp_path, parquet(tmp_path, options=[])), tmp_path, "options")
+
+
+def test_a_question_with_an_answer_outside_its_options(tmp_path: Path) -> None:
+    check_refused(run(tmp_path, parquet(tmp_path, answer_label="E")), tmp_path, "'E'")
+
+
+def test_a_missing_question_file(tmp_path: Path) -> None:
+    setting = f"data.questions={{source: parquet, path: {tmp_path / 'none.parquet'}}}"
+    check_refused(run(tmp_path, setting), tmp_path, "none.parquet")
+
+
+def test_an_existing_run_directory(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "quickstart"
+    place.mkdir(parents=True)
+    (place / "run.yaml").write_text("recipe: {}\n")
+    result = run(tmp_path)
+    assert result.exit_code == 1 and "--resume" in result.stderr
+    assert [path.name for path in place.iterdir()] == ["run.yaml"]
+
+
+def test_a_resume_with_another_recipe(tmp_path: Path) -> None:
+    import yaml
+
+    from cluster.config import dump_recipe
+
+    recipe = load_recipe(QUICKSTART)
+    store = RunStore(Storage.open(str(tmp_path)))
+    store.storage.write("run.yaml", yaml.safe_dump({"recipe": yaml.safe_load(dump_recipe(recipe))}).encode())
+    check_start(load_recipe(QUICKSTART, ["loop.steps=99", "rollouts.actors=2"]), store, resume=True)
+    with pytest.raises(ConfigError, match=r"learning_rate was 0.001 and is 0.01"):
+        check_start(load_recipe(QUICKSTART, ["grpo.optimizer.learning_rate=0.01"]), store, resume=True)
+    with pytest.raises(ConfigError, match=r"rollouts.temperature was 1.0 and is 0.5"):
+        check_start(load_recipe(QUICKSTART, ["rollouts.temperature=0.5"]), store, resume=True)
+
+
+def test_a_port_that_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(SetupError, match=r"Address already in use.*fleming doctor"):
+        with session.ray_session(load_recipe(QUICKSTART)):
+            pass
+
+
+def test_a_cluster_that_cannot_hold_the_recipe() -> None:
+    small = session.Session(local=False, nodes=1, cpus=2, gpus=0, dashboard="")
+    with pytest.raises(SetupError, match=r"asks for 9 CPUS \(rollouts 1, learner 8\), the cluster has 2"):
+        session.check_resources(load_recipe(QUICKSTART, ["learner.ranks=8"]), small)
+
+
+def test_storage_on_one_nodes_disk_is_refused_on_several_nodes(tmp_path: Path) -> None:
+    several = session.Session(local=False, nodes=2, cpus=64, gpus=0, dashboard="")
+    recipe = load_recipe(QUICKSTART, [f"run.storage={tmp_path}"])
+    with pytest.raises(SetupError, match="the cluster has 2 nodes"):
+        session.check_storage(recipe, several)
+
+
+def test_a_dry_run_prints_the_recipe_and_the_plan_and_starts_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", QUICKSTART, "--dry-run", "--set", f"run.storage={tmp_path / 'runs'}"])
+    assert result.exit_code == 0
+    assert "max_staleness: 0" in result.stdout and "# Plan" in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_is_found_behind_groups_and_actors() -> None:
+    known = EngineError("the engine died", remedy="resume")
+    behind_ray = RuntimeError("task failed")
+    behind_ray.cause = known  # type: ignore[attr-defined]
+    assert find_known(ExceptionGroup("group", [ValueError("x"), ExceptionGroup("inner", [behind_ray])])) is known
+    assert find_known(ValueError("x")) is None

@@ -1,0 +1,132 @@
+"""Real runs: does reward teach, does one seed give one run, and what is left of a driver that is killed?
+
+Real Ray, real vLLM, two real ZeRO-3 ranks. The runs share their warm-up, which is the slow part.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.run_store import RunStore, fates
+from evaluation.accuracy import Accuracy
+from tests.integration import runs
+
+STEPS, COMMIT_EVERY = 18, 3
+REPEATED_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def learned(storage: Path) -> RunStore:
+    """A run of the short recipe, to its end."""
+    text = runs.finish(runs.command(storage, "learned"), storage / "learned.log", timeout_s=540)
+    assert "before RL" in text and "learning_curve.png" in text
+    return runs.store(storage, "learned")
+
+
+def check_learned(store: RunStore) -> None:
+    """Before RL at chance, after it far above: the judgement that a sabotaged run must fail."""
+    commit = store.last_commit()
+    assert commit is not None
+    evaluations = store.controller_state(commit)["evaluations"]
+    before, after = evaluations["before"], evaluations["after"]
+    for kind in ("greedy", "sampled"):
+        assert before[f"eval/train_{kind}_low"] <= 0.25 <= before[f"eval/train_{kind}_high"], before
+    assert after["eval/train_sampled_low"] > 0.45, after
+    assert after["eval/train_greedy"] > 0.5, after
+    assert after["eval/train_format"] > 0.9, after
+    # Nothing was told about other diseases: what was learnt are these answers.
+    assert after["eval/held_out_greedy_low"] <= 0.30, after
+
+
+@pytest.mark.timeout(600)
+def test_reward_teaches_the_answers(learned: RunStore) -> None:
+    check_learned(learned)
+
+
+@pytest.mark.timeout(600)
+def test_the_run_directory_holds_every_step_and_every_completion(learned: RunStore) -> None:
+    rows = learned.committed_metrics()
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert max(row["learner/logprob_gap_mean"] for row in rows) < 1e-3
+    assert {row["rollout/staleness_max"] for row in rows} == {0}
+    table = learned.trajectories()
+    assert sum(fates(table).values()) == table.num_rows == sum(row["rollout/groups"] * 8 for row in rows)
+    assert fates(table)["trained"] == sum(row["rollout/groups_with_signal"] * 8 for row in rows)
+    versions = {(step, span["version"]) for step, spans in _columns(table, "step", "version_spans") for span in spans}
+    assert versions == {(step, step - 1) for step in range(1, STEPS + 1)}
+    root = Path(learned.storage.root)
+    assert (root / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (root / "models" / "final" / "config.json").is_file()
+    assert list(root.glob("tensorboard/*/events.*"))
+    accuracy = Accuracy(correct=int(sum(table["correct"].to_pylist()[:512])), total=512)
+    assert accuracy.rate < 0.5, "the first step's samples come from the policy before RL"
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(storage: Path, learned: RunStore) -> None:
+    overrides = (
+        f"model.path={learned.storage.path('models/warm_up')}",
+        "model.tiny=null",
+        "warm_up.steps=0",
+        f"loop.steps={REPEATED_STEPS}",
+        "loop.evaluation.every=0",
+        "loop.evaluation.samples=1",
+    )
+    store, log = runs.store(storage, "killed"), storage / "killed.log"
+    driver = runs.start(runs.command(storage, "killed", *overrides), log)
+    uncommitted = f"segments/step-{COMMIT_EVERY + 1:06d}.attempt-01.json"
+    runs.wait_until(lambda: store.storage.exists(uncommitted) or driver.poll() is not None, 240, "step 4")
+    members = runs.family(driver)
+    assert len(members) > 5, members
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    seconds = runs.wait_until(lambda: not runs.alive(members), 30, "the end of every process of the run")
+    print(f"all {len(members)} processes of the killed run were gone after {seconds:.1f} s")
+    commit = store.last_commit()
+    assert commit is not None and commit.step == COMMIT_EVERY
+
+    runs.finish(runs.command(storage, "killed", *overrides, resume=True), log, timeout_s=300)
+    lineage = [(row["step"], row["attempt"]) for row in store.committed_metrics()]
+    assert lineage == [(step, 1 if step <= COMMIT_EVERY else 2) for step in range(1, REPEATED_STEPS + 1)]
+    rolled_back = [event for event in runs.events(storage, "killed") if event["event"] == "rolled_back"]
+    assert f"step-{COMMIT_EVERY + 1:06d}.attempt-01" in rolled_back[0]["segments"]
+    _check_same_run(learned, store)
+
+
+def _check_same_run(first: RunStore, second: RunStore) -> None:
+    """One seed, one run: also across a kill and a resume.
+
+    Engines do not promise the same bits for another make-up of batches, so a token may flip where two are nearly tied;
+    up to there the log-probabilities agree.
+    """
+    ones = {key: values for key, *values in _samples(first)}
+    pairs = [(ones.get(key), values) for key, *values in _samples(second)]
+    same = sum(one is not None and one[0] == other[0] for one, other in pairs)
+    print(f"{same} of {len(pairs)} completions have the same token ids in both runs")
+    assert len(pairs) >= REPEATED_STEPS * 64 * 8 * 0.9
+    assert same >= 0.99 * len(pairs)
+    for one, other in pairs:
+        if one is not None and one[0] != other[0]:
+            until = next((i for i, (a, b) in enumerate(zip(one[0], other[0], strict=False)) if a != b), 0)
+            gaps = [abs(a - b) for a, b in zip(one[1][:until], other[1][:until], strict=True)]
+            assert max(gaps, default=0.0) < 1e-3, (one, other)
+
+
+def _samples(store: RunStore) -> list[tuple[Any, ...]]:
+    """((step, question, draw, sample), token ids, log-probabilities) of the first steps."""
+    table = store.trajectories()
+    rows = _columns(table, "step", "question_id", "draw", "sample_index", "token_ids", "logprobs")
+    return [((step, *key), ids, logprobs) for step, *key, ids, logprobs in rows if step <= REPEATED_STEPS]
+
+
+def _columns(table: Any, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
