@@ -1,7 +1,7 @@
 """Ends every process of a run when its driver is gone, however it went.
 
-The reaper holds the reading end of a pipe from the driver: when the driver exits, is killed or crashes, the pipe closes,
-and what the driver had started is killed. It knows them in two ways, since each misses some: by a token in the
+The reaper holds the reading end of a pipe from the driver: when the driver exits, is killed or crashes, the pipe
+closes, and what the driver had started is killed. It knows them in two ways, since each misses some: by a token in the
 environment, which every child inherits but processes that rename themselves (Ray's) overwrite, and as descendants of
 the driver, looked at once a second while it lives. A run on a cluster that others started needs none of this: there Ray
 ends the workers of a job whose driver is gone.
@@ -86,7 +86,7 @@ def sweep(token: str, seen: set[psutil.Process], spared: set[int]) -> None:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

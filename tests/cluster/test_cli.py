@@ -1,4 +1,4 @@
-"""The command line on bad input: one line that names the thing, its value and the remedy; exit code 1; nothing written."""
+"""The command line on bad input: one line with the thing, its value and the remedy; exit code 1; nothing written."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def test_a_port_that_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(SetupError, match=r"Address already in use.*fleming doctor"):
-        with session.ray_session(load_recipe(QUICKSTART)):
-            pass
+    refused = pytest.raises(SetupError, match=r"Address already in use.*fleming doctor")
+    with refused, session.ray_session(load_recipe(QUICKSTART)):
+        pass
 
 
 def test_a_cluster_that_cannot_hold_the_recipe() -> None:

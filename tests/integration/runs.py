@@ -18,7 +18,7 @@ from data.storage import Storage
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECIPE = "recipes/quickstart.yaml"
-# Two ZeRO-3 ranks, as in the issue of a cluster; fewer steps than the quickstart, enough to tell learning from chance.
+# Two ZeRO-3 ranks, and fewer steps than the quickstart: enough to tell learning from chance.
 SHORT = (
     "learner.ranks=2",
     "loop.steps=18",
@@ -39,14 +39,9 @@ def command(storage: Path, name: str, *overrides: str, sabotage: str = "", resum
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a run in the background; what it prints goes to ``log``."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = str(CHECKOUT)
     with log.open("ab") as output:
-        return subprocess.Popen(
-            arguments,
-            cwd=CHECKOUT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**environment, "PYTHONPATH": str(CHECKOUT)},
-        )
+        return subprocess.Popen(arguments, cwd=CHECKOUT, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
 
 def finish(arguments: list[str], log: Path, timeout_s: float) -> str:

@@ -6,6 +6,7 @@ Real Ray, real vLLM, two real ZeRO-3 ranks. The runs share their warm-up, which 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def test_the_run_directory_holds_every_step_and_every_completion(learned: RunSto
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(storage: Path, learned: RunStore) -> None:
+def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(
+    storage: Path, learned: RunStore, record_property: Callable[[str, object], None]
+) -> None:
     overrides = (
         f"model.path={learned.storage.path('models/warm_up')}",
         "model.tiny=null",
@@ -90,7 +93,8 @@ def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(storage: Pa
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     seconds = runs.wait_until(lambda: not runs.alive(members), 30, "the end of every process of the run")
-    print(f"all {len(members)} processes of the killed run were gone after {seconds:.1f} s")
+    record_property("processes", len(members))
+    record_property("seconds_until_all_were_gone", seconds)
     commit = store.last_commit()
     assert commit is not None and commit.step == COMMIT_EVERY
 
@@ -99,10 +103,10 @@ def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(storage: Pa
     assert lineage == [(step, 1 if step <= COMMIT_EVERY else 2) for step in range(1, REPEATED_STEPS + 1)]
     rolled_back = [event for event in runs.events(storage, "killed") if event["event"] == "rolled_back"]
     assert f"step-{COMMIT_EVERY + 1:06d}.attempt-01" in rolled_back[0]["segments"]
-    _check_same_run(learned, store)
+    record_property("same_completions", _check_same_run(learned, store))
 
 
-def _check_same_run(first: RunStore, second: RunStore) -> None:
+def _check_same_run(first: RunStore, second: RunStore) -> float:
     """One seed, one run: also across a kill and a resume.
 
     Engines do not promise the same bits for another make-up of batches, so a token may flip where two are nearly tied;
@@ -111,7 +115,6 @@ def _check_same_run(first: RunStore, second: RunStore) -> None:
     ones = {key: values for key, *values in _samples(first)}
     pairs = [(ones.get(key), values) for key, *values in _samples(second)]
     same = sum(one is not None and one[0] == other[0] for one, other in pairs)
-    print(f"{same} of {len(pairs)} completions have the same token ids in both runs")
     assert len(pairs) >= REPEATED_STEPS * 64 * 8 * 0.9
     assert same >= 0.99 * len(pairs)
     for one, other in pairs:
@@ -119,6 +122,7 @@ def _check_same_run(first: RunStore, second: RunStore) -> None:
             until = next((i for i, (a, b) in enumerate(zip(one[0], other[0], strict=False)) if a != b), 0)
             gaps = [abs(a - b) for a, b in zip(one[1][:until], other[1][:until], strict=True)]
             assert max(gaps, default=0.0) < 1e-3, (one, other)
+    return float(same / len(pairs))
 
 
 def _samples(store: RunStore) -> list[tuple[Any, ...]]:
