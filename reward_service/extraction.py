@@ -1,26 +1,33 @@
-"""Strict reading of ``<think>...</think><answer>X</answer>``, in linear time and without regular expressions.
+"""Strict reading of ``<think>...</think><answer>X</answer>``, in linear time and without backtracking.
 
-Each tag exactly once, in this order, with nothing but white space outside. What the completion then says is mapped to
-one option or refused with a reason: an answer that names several options, or a letter and the text of another option,
-is no answer. The choice of what counts is ours; the paper only says that the answer stands in ``<answer></answer>``.
+The grammar: each tag exactly once, in this order, nothing but white space outside, and something inside both pairs. A
+completion that keeps it is split in two; any other is refused with one reason. What counts is our choice; the paper
+only says that the answer stands in ``<answer></answer>``. What the answer *means* is for the verifiers.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from data.records import Question
-
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-FormatReason = Literal["ok", "too_long", "missing", "repeated", "order", "outside", "no_reasoning", "empty"]
-ChoiceReason = Literal["ok", "not_an_option", "several_letters", "conflict"]
+FormatReason = Literal[
+    "ok",
+    "truncated",  # cut by the token limit: whatever it says, it had not ended
+    "too_long",  # beyond the bound on characters
+    "missing",  # a tag is not there
+    "nested",  # a pair opened inside another
+    "several",  # a tag stands more than once
+    "order",  # the answer before the reasoning, or a close before its open
+    "outside",  # text outside the pairs
+    "no_reasoning",  # nothing between <think> and </think>
+    "empty",  # nothing between <answer> and </answer>
+]
 
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
-_AFTER_LABEL = ".:)-,"
-_CONNECTORS = frozenset({"or", "and", "either", "both"})
+# An alternation of literals after one literal: the scan never goes back, so it is linear in any text.
+_TAG = re.compile("</?(?:think|answer)>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,30 +39,27 @@ class Extraction:
     answer: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The option that an answer names. ``reason`` is "ok" when there is exactly one; otherwise ``label`` is empty."""
+def extract(text: str, max_chars: int, *, finished: bool = True) -> Extraction:
+    """Split a completion into reasoning and answer, both stripped of white space.
 
-    reason: ChoiceReason
-    label: str = ""
-
-
-def extract(text: str, max_chars: int) -> Extraction:
-    """Split a completion into reasoning and answer.
-
-    A completion longer than ``max_chars`` is malformed by definition, which bounds the work. Empty reasoning is
+    A completion longer than ``max_chars`` is malformed by definition, which bounds the work. One that is not
+    ``finished`` was cut by the token limit and is "truncated" even when all tags are there. Empty reasoning is
     malformed too: the format asks for reasoning, and its reward must not be had without any.
+
+    Example: ``extract("<think>long fingers</think><answer>B</answer>", 1000).answer == "B"``.
     """
+    if not finished:
+        return Extraction(reason="truncated")
     if len(text) > max_chars:
         return Extraction(reason="too_long")
     counts = [text.count(tag) for tag in TAGS]
     if 0 in counts:
         return Extraction(reason="missing")
-    if max(counts) > 1:
-        return Extraction(reason="repeated")
+    if counts != [1, 1, 1, 1]:
+        return Extraction(reason="nested" if _is_nested(text) else "several")
     think_open, think_close, answer_open, answer_close = (text.index(tag) for tag in TAGS)
     if not think_open < think_close < answer_open < answer_close:
-        return Extraction(reason="order")
+        return Extraction(reason="nested" if _is_nested(text) else "order")
     outside = (
         text[:think_open]
         + text[think_close + len(THINK_CLOSE) : answer_open]
@@ -72,87 +76,12 @@ def extract(text: str, max_chars: int) -> Extraction:
     return Extraction(reason="ok", reasoning=reasoning, answer=answer)
 
 
-def choose(answer: str, question: Question) -> Choice:
-    """Which option ``answer`` names: by letter, by letter with its own text, or by its exact text or a synonym.
-
-    A letter wins over a text (options may be called "A: Type B"): the prompt asks for the letter. Text is compared
-    without regard to case, white space and a final full stop, but letter by letter: look-alikes from other alphabets
-    do not match.
-    """
-    # Canonical ordering of combining marks is quadratic in Python: nothing much longer than an option is normalised.
-    texts = [option.text for option in question.options] + list(question.accepted_answers)
-    if len(answer) > 2 * max(len(text) for text in texts) + 64:
-        return Choice(reason="not_an_option")
-    labels = {option.label for option in question.options}
-    label = _as_label(answer, labels)
-    if label:
-        return Choice(reason="ok", label=label)
-    named = _by_text(answer, question)
-    if len(named) == 1:
-        return Choice(reason="ok", label=named.pop())
-    head, rest = _split_label(answer, labels)
-    if head:
-        return _letter_and_text(head, rest, question, labels)
-    return Choice(reason="several_letters" if _lists_labels(answer, labels) or named else "not_an_option")
-
-
-def _letter_and_text(head: str, rest: str, question: Question, labels: set[str]) -> Choice:
-    named = _by_text(rest, question)
-    if named == {head}:
-        return Choice(reason="ok", label=head)
-    if named:
-        return Choice(reason="conflict")
-    return Choice(reason="several_letters" if _lists_labels(f"{head} {rest}", labels) else "not_an_option")
-
-
-def _as_label(text: str, labels: set[str]) -> str:
-    """The label that ``text`` is, bare or as "A.", "A)", "(A)"; "" when it is none."""
-    bare = text.strip()
-    if len(bare) > 2 and _BRACKETS.get(bare[0]) == bare[-1]:
-        bare = bare[1:-1].strip()
-    for candidate in (bare, bare[:-1].rstrip() if bare[-1:] in (".", ":", ")") else ""):
-        if candidate in labels:
-            return candidate
-        # Upper-casing may turn a look-alike (the Kelvin sign, a long s) into a letter, so only plain ASCII gets it.
-        if candidate.isascii() and candidate.upper() in labels:
-            return candidate.upper()
-    return ""
-
-
-def _split_label(text: str, labels: set[str]) -> tuple[str, str]:
-    """("A", "Arachnodactyly") of "A. Arachnodactyly", "(A) Arachnodactyly"; ("", "") without a label in front."""
-    if text[:1] in _BRACKETS:
-        end = text.find(_BRACKETS[text[0]])
-        label = _as_label(text[1:end], labels) if end > 0 else ""
-        return (label, text[end + 1 :].lstrip(_AFTER_LABEL + " ")) if label else ("", "")
-    length = next((i for i, char in enumerate(text) if char.isspace() or char in _AFTER_LABEL), len(text))
-    label = _as_label(text[:length], labels)
-    rest = text[length:].lstrip(_AFTER_LABEL + " \t\n")
-    return (label, rest) if label and rest else ("", "")
-
-
-def _by_text(text: str, question: Question) -> set[str]:
-    """Labels of the options whose text is ``text``; a synonym of the answer counts as its text."""
-    wanted = _normal(text)
-    named = {option.label for option in question.options if _normal(option.text) == wanted}
-    if wanted in {_normal(synonym) for synonym in question.accepted_answers}:
-        named.add(question.answer_label)
-    return named
-
-
-def _lists_labels(text: str, labels: set[str]) -> bool:
-    """True for "A or B", "A, B", "A/B", "AB": several labels and nothing else."""
-    words = "".join(char if char.isalnum() else " " for char in text).split()
-    found: set[str] = set()
-    for word in words:
-        if word.upper() in labels:
-            found.add(word.upper())
-        elif len(word) > 1 and all(char in labels for char in word):
-            found.update(word)
-        elif word.lower() not in _CONNECTORS:
-            return False
-    return len(found) > 1
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).removesuffix(".")
+def _is_nested(text: str) -> bool:
+    """True when a pair opens while another is open."""
+    is_open = False
+    for match in _TAG.finditer(text):
+        opens = match[0] in (THINK_OPEN, ANSWER_OPEN)
+        if opens and is_open:
+            return True
+        is_open = opens
+    return False

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.records import Option, Question
-from reward_service.extraction import TAGS, choose, extract
-from tests.data.examples import MARFAN
+from reward_service.extraction import TAGS, extract
 
 MAX = 10_000
 
@@ -28,13 +26,16 @@ MAX = 10_000
         ("<think>x<answer>B</answer>", "missing"),
         ("<think>x</think><answer>B", "missing"),
         ("<think>x</think><Answer>B</Answer>", "missing"),
-        ("<think>x</think><answer>A</answer><answer>B</answer>", "repeated"),
-        ("<think>x<think>y</think><answer>B</answer>", "repeated"),
-        ("<think>x</think><answer><answer>B</answer>", "repeated"),
-        ("<think>x</think></think><answer>B</answer>", "repeated"),
+        ("<think>x</think><answer>A</answer><answer>B</answer>", "several"),
+        ("<think>x<think>y</think><answer>B</answer>", "nested"),
+        ("<think>x</think><answer><answer>B</answer></answer>", "nested"),
+        ("<think>x</think></think><answer>B</answer>", "several"),
         ("<answer>B</answer><think>x</think>", "order"),
-        ("<think>x <answer>B</answer></think>", "order"),
-        ("</think>x<think><answer>B</answer>", "order"),
+        ("<think>x <answer>B</answer></think>", "nested"),
+        ("</think>x<think><answer>B</answer>", "nested"),
+        ("</think>x<think></answer>B<answer>", "order"),
+        ("</think>x<think>y<answer>B</answer>", "nested"),
+        ("<think>x</think></answer>B<answer>", "order"),
         ("Sure! <think>x</think><answer>B</answer>", "outside"),
         ("<think>x</think> so B: <answer>B</answer>", "outside"),
         ("<think>x</think><answer>B</answer> Arachnodactyly", "outside"),
@@ -60,106 +61,30 @@ def test_format_agrees_with_an_independent_grammar(parts: list[str]) -> None:
         assert (found.reasoning, found.answer) == (match[1].strip(), match[2].strip())
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "B",
-        "b",
-        "B.",
-        "(B)",
-        "[b]",
-        "B)",
-        "B:",
-        "B. Arachnodactyly",
-        "B: arachnodactyly.",
-        "(B) Arachnodactyly",
-        "B Arachnodactyly",
-        "B - Arachnodactyly",
-        "Arachnodactyly",
-        "  ARACHNODACTYLY ",
-        "Spider  fingers",
-        "B: spider fingers",
-    ],
+def test_truncated_is_a_reason_of_its_own() -> None:
+    assert extract("<think>x</think><answer>B</answer>", MAX, finished=False).reason == "truncated"
+
+
+@given(
+    st.lists(st.sampled_from([*TAGS, "x", " ", "B"]), max_size=10), st.text(" \t\n\r\f\v\u00a0\u2003\u3000", max_size=4)
 )
-def test_answers_that_name_the_right_option(answer: str) -> None:
-    assert choose(answer, MARFAN).label == "B"
+def test_white_space_around_and_between_changes_nothing(parts: list[str], space: str) -> None:
+    text = "".join(parts)
+    spaced = space + text.replace(">", ">" + space).replace("</", space + "</") + space
+    before, after = extract(text, MAX), extract(spaced, MAX)
+    assert (before.reason, before.answer, before.reasoning) == (after.reason, after.answer, after.reasoning)
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        ("A or B", "several_letters"),
-        ("A, B", "several_letters"),
-        ("A/B", "several_letters"),
-        ("ABCD", "several_letters"),
-        ("(A) or (B)", "several_letters"),
-        ("either A or B", "several_letters"),
-        ("B. Cataplexy", "conflict"),
-        ("(A) Arachnodactyly", "conflict"),
-        ("A: spider fingers", "conflict"),
-        ("E", "not_an_option"),
-        ("not B", "not_an_option"),
-        ("B because of the fingers", "not_an_option"),
-        ("Cataplexy or Arachnodactyly", "not_an_option"),
-        ("Arachno", "not_an_option"),
-        ("\u0412", "not_an_option"),  # Cyrillic Ve
-        ("\uff22", "not_an_option"),  # full-width B
-        ("\U0001d401", "not_an_option"),  # mathematical bold B
-        ("\u0410rachnodactyly", "not_an_option"),  # Cyrillic A
-        ("B\u0301", "not_an_option"),
-        ("B\u200b", "not_an_option"),
-        ("?", "not_an_option"),
-    ],
-)
-def test_answers_that_name_no_option(answer: str, reason: str) -> None:
-    choice = choose(answer, MARFAN)
-    assert (choice.reason, choice.label) == (reason, "")
+@pytest.mark.parametrize("piece", ["<think>", "<answer>B", "</think><answer>", "<", "A or ", "\u0301\u0316", "</", "x"])
+def test_time_is_linear_in_the_length(piece: str) -> None:
+    def seconds(chars: int) -> float:
+        text = piece * (chars // len(piece))
+        texts = (text, f"<think>{text}</think><answer>{text}</answer>")
+        begun = time.process_time()
+        for each in texts:
+            extract(each, 10**8)
+        return time.process_time() - begun
 
-
-def test_option_text_that_begins_with_a_letter_is_read_as_text() -> None:
-    waves = Question(
-        source="t",
-        language="en",
-        stem="Which wave?",
-        options=(Option(label="A", text="B wave"), Option(label="B", text="A wave"), Option(label="C", text="A")),
-        answer_label="B",
-    )
-    assert choose("A wave", waves).label == "B"
-    assert choose("B wave", waves).label == "A"
-    assert choose("A", waves).label == "A"  # the prompt asks for a letter, so a letter is one
-
-
-def test_two_options_with_the_same_text_are_no_answer() -> None:
-    twins = Question(
-        source="t",
-        language="en",
-        stem="Which?",
-        options=(Option(label="A", text="Same"), Option(label="B", text="same.")),
-        answer_label="B",
-    )
-    assert choose("same", twins).reason == "several_letters"
-    assert choose("B", twins).label == "B"
-
-
-def test_upper_casing_does_not_make_a_letter_of_a_look_alike() -> None:
-    letters = "ABCDEFGHIJKLMNOPQRS"
-    many = Question(
-        source="t",
-        language="en",
-        stem="Which?",
-        options=tuple(Option(label=a, text=f"option number {i}") for i, a in enumerate(letters)),
-        answer_label="K",
-    )
-    assert choose("k", many).label == "K"
-    assert choose("\u212a", many).reason == "not_an_option"  # Kelvin sign
-    assert choose("\u017f", many).reason == "not_an_option"  # long s, whose upper case is S
-
-
-@pytest.mark.parametrize("piece", ["<think>", "<answer>B", "</think><answer>", "<", "A or ", "\u0301\u0316", "(" * 3])
-def test_huge_texts_take_linear_time(piece: str) -> None:
-    text = piece * (200_000 // len(piece))
-    begun = time.perf_counter()
-    extract(text, 200_000)
-    choose(text, MARFAN)
-    extract(f"<think>{text}</think><answer>{text}</answer>", 10**7)
-    assert time.perf_counter() - begun < 0.5
+    seconds(1_000_000)
+    small, large = (min(seconds(n) for _ in range(3)) for n in (1_000_000, 8_000_000))
+    assert large < 8 * 4 * small + 0.05
