@@ -1,0 +1,205 @@
+"""Real worker processes around verifiers that hang, grow, exit, raise and lie: each is contained and reported."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from data.errors import ConfigError, SetupError
+from data.records import Question
+from reward_service.config import RewardConfig, WorkerConfig
+from reward_service.worker import Failure, Outcome, ScoredItem, ScoreItem, score_item
+from reward_service.workers import WorkerHost
+from tests.aio import aio
+from tests.data.examples import MARFAN
+
+OBEY = Question(
+    source="t", language="en", stem="What?", options=(), answer_label="", accepted_answers=("stroke",), verifier="obey"
+)
+
+
+def config(**workers: Any) -> RewardConfig:
+    settings = {"item_timeout_s": 1.5, "memory_mib": 128, "backoff_s": 0.01, **workers}
+    return RewardConfig(
+        user_verifiers={"obey": "tests.reward_service.hostile_verifiers:obey"}, workers=WorkerConfig(**settings)
+    )
+
+
+def item(answer: str) -> ScoreItem:
+    return ScoreItem(question=OBEY, text=f"<think>x</think><answer>{answer}</answer>")
+
+
+@asynccontextmanager
+async def running(settings: RewardConfig) -> AsyncIterator[WorkerHost]:
+    host = WorkerHost(settings)
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+def workers_alive() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def fault(outcome: Outcome) -> str:
+    return outcome.kind if isinstance(outcome, Failure) else outcome.score.reason
+
+
+@aio
+async def test_one_fault_of_each_kind_among_honest_items() -> None:
+    """The faults of the issue, in one batch: the other items' scores are exactly those of a calm day."""
+    faults = {
+        "sleep": "timeout",
+        "spin": "timeout",
+        "allocate": "memory",
+        "exit": "crash",
+        "kill": "crash",
+        "raise": "error",
+        "nan": "error",
+        "nan-verdict": "error",
+    }
+    items: list[ScoreItem] = []
+    for name in faults:
+        items += [item("stroke"), item(name), item("ulcer")]
+    settings = config()
+    async with running(settings) as host:
+        outcomes = await asyncio.wait_for(host.score(items), 90)
+        assert [fault(o) for o in outcomes[1::3]] == list(faults.values())
+        assert {fault(o) for o in outcomes[0::3]} == {"correct"} and {fault(o) for o in outcomes[2::3]} == {"wrong"}
+        assert outcomes[0] == score_item(items[0], settings)
+        deaths = sum(kind not in ("error",) for kind in faults.values())
+        assert host.counters["strikes"] >= 2 * deaths and host.counters["restarts"] >= 2 * deaths
+        assert host.counters["scored"] == 16 and host.counters["error"] == 3
+        # Reclaimed: one worker is left, and it is small.
+        (left,) = workers_alive()
+        assert left.memory_info().rss < 200 << 20
+        # Quarantined: what killed twice is not tried again, and costs nothing.
+        begun = time.monotonic()
+        again = await host.score([item("sleep"), item("stroke"), item("allocate")])
+        assert [fault(o) for o in again] == ["quarantined", "correct", "quarantined"]
+        assert time.monotonic() - begun < 1.5
+    await asyncio.sleep(0.2)
+    assert workers_alive() == []
+
+
+@aio
+async def test_what_a_verifier_started_dies_with_it() -> None:
+    async with running(config(item_timeout_s=0.5, strikes=1)) as host:
+        assert [fault(o) for o in await host.score([item("fork"), item("close 1"), item("stroke")])] == [
+            "timeout",
+            "crash",
+            "correct",
+        ]
+    await asyncio.sleep(0.2)
+    grandchildren = [p for p in psutil.process_iter(["cmdline"]) if "fleming-grandchild" in (p.info["cmdline"] or [])]
+    assert grandchildren == []
+
+
+@aio
+async def test_noise_on_stdout_harms_nothing() -> None:
+    async with running(config()) as host:
+        assert [fault(o) for o in await host.score([item("print"), item("stroke")])] == ["wrong", "correct"]
+
+
+@aio
+async def test_a_question_that_nobody_can_judge_is_reported_at_once() -> None:
+    strange = Question(
+        source="t",
+        language="en",
+        stem="What?",
+        options=(),
+        answer_label="",
+        accepted_answers=("x",),
+        verifier="os:system",
+    )
+    async with running(config()) as host:
+        (outcome,) = await host.score([ScoreItem(question=strange, text="<think>x</think><answer>ls</answer>")])
+    assert isinstance(outcome, Failure) and outcome.kind == "unverifiable" and "unknown" in outcome.detail
+
+
+@aio
+async def test_large_requests_are_spread_and_come_back_in_order() -> None:
+    items = [ScoreItem(question=MARFAN, text=f"<think>{i}</think><answer>{'ABCD'[i % 4]}</answer>") for i in range(500)]
+    async with running(config(processes=2)) as host:
+        outcomes = await host.score(items)
+        assert outcomes == [score_item(each, config()) for each in items]
+        assert len(workers_alive()) == 2
+        streamed = [index async for index, _ in host.stream(items)]
+        assert sorted(streamed) == list(range(500))
+
+
+@aio
+async def test_cancelled_work_leaves_the_host_usable() -> None:
+    async with running(config(item_timeout_s=30.0)) as host:
+        await host.ready()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(host.score([item("sleep")]), 0.5)
+        (outcome,) = await asyncio.wait_for(host.score([item("stroke")]), 20)
+        assert fault(outcome) == "correct"
+
+
+@aio
+async def test_leaving_a_stream_early_ends_its_work() -> None:
+    async with running(config(item_timeout_s=30.0)) as host:
+        stream = host.stream([item("stroke"), item("sleep")])
+        index, _ = await anext(stream)
+        assert index == 0
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert fault((await asyncio.wait_for(host.score([item("ulcer")]), 20))[0]) == "wrong"
+
+
+@aio
+async def test_settings_that_cannot_be_served_are_said_at_the_start() -> None:
+    async with running(RewardConfig(user_verifiers={"mine": "no_such_module:f"})) as host:
+        with pytest.raises(ConfigError, match="no_such_module"):
+            await host.ready()
+    async with running(config(start_timeout_s=0.001)) as host:
+        with pytest.raises(SetupError, match="memory_mib"):
+            await host.ready()
+        with pytest.raises(SetupError):
+            await host.score([item("stroke")])
+
+
+@aio
+async def test_empty_request() -> None:
+    async with running(config()) as host:
+        assert await host.score([]) == []
+
+
+def test_no_worker_outlives_its_parent(checkout: Path) -> None:
+    """A parent that is killed takes a worker along, even one that hangs."""
+    script = (
+        "import asyncio, os\n"
+        "from tests.reward_service.test_workers import config, item\n"
+        "from reward_service.workers import WorkerHost\n"
+        "async def main():\n"
+        "    host = WorkerHost(config(item_timeout_s=600.0))\n"
+        "    await host.ready()\n"
+        "    print(host._workers[0]._process.pid, flush=True)\n"
+        "    await host.score([item('spin')])\n"
+        "asyncio.run(main())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    gone, _ = psutil.wait_procs([worker], timeout=10)
+    assert gone == [worker]
+
+
+def test_scored_items_carry_the_version_of_their_verifier() -> None:
+    outcome = score_item(item("stroke"), config())
+    assert isinstance(outcome, ScoredItem) and outcome.verifier_version == "obey/unversioned"
