@@ -53,6 +53,11 @@ def finish(arguments: list[str], log: Path, timeout_s: float) -> str:
     return text
 
 
+def say(text: str) -> None:
+    """A figure for whoever reads the output of the test (``pytest -s``)."""
+    sys.stdout.write(f"\n{text}\n")
+
+
 def store(storage: Path, name: str) -> RunStore:
     return RunStore(Storage.open(str(storage / name)))
 

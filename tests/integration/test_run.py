@@ -6,7 +6,6 @@ Real Ray, real vLLM, two real ZeRO-3 ranks. The runs share their warm-up, which 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +72,7 @@ def test_the_run_directory_holds_every_step_and_every_completion(learned: RunSto
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(
-    storage: Path, learned: RunStore, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(storage: Path, learned: RunStore) -> None:
     overrides = (
         f"model.path={learned.storage.path('models/warm_up')}",
         "model.tiny=null",
@@ -93,8 +90,7 @@ def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     seconds = runs.wait_until(lambda: not runs.alive(members), 30, "the end of every process of the run")
-    record_property("processes", len(members))
-    record_property("seconds_until_all_were_gone", seconds)
+    runs.say(f"all {len(members)} processes of the killed run were gone after {seconds:.1f} s")
     commit = store.last_commit()
     assert commit is not None and commit.step == COMMIT_EVERY
 
@@ -103,7 +99,8 @@ def test_a_killed_driver_leaves_no_process_and_resumes_at_its_commit(
     assert lineage == [(step, 1 if step <= COMMIT_EVERY else 2) for step in range(1, REPEATED_STEPS + 1)]
     rolled_back = [event for event in runs.events(storage, "killed") if event["event"] == "rolled_back"]
     assert f"step-{COMMIT_EVERY + 1:06d}.attempt-01" in rolled_back[0]["segments"]
-    record_property("same_completions", _check_same_run(learned, store))
+    same = _check_same_run(learned, store)
+    runs.say(f"{same:.2%} of the completions have the same token ids in both runs")
 
 
 def _check_same_run(first: RunStore, second: RunStore) -> float:
