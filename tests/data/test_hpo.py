@@ -189,6 +189,9 @@ def test_missing_or_foreign_files_are_refused(tmp_path: Path) -> None:
         load_hpo(str(tmp_path))
     (tmp_path / "hp.obo").write_text("nothing", encoding="utf-8")
     (tmp_path / "phenotype.hpoa").write_text("nothing", encoding="utf-8")
+    with pytest.raises(DataError, match=r"hp\.obo line 1"):
+        load_hpo(str(tmp_path))
+    (tmp_path / "hp.obo").write_text(OBO.replace("HP:0000118", "HP:0"), encoding="utf-8")
     with pytest.raises(DataError, match="HP:0000118"):
         load_hpo(str(tmp_path))
     (tmp_path / "hp.obo").write_text(OBO, encoding="utf-8")

@@ -1,0 +1,141 @@
+"""The Disease Ontology: HumanDO.tsv, DO_rare_slim.obo, allXREFinDO.tsv and inferred facets (anatomy, symptoms ...)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.graph.build import SourceBatch
+from data.graph.obo import OboTerm, read_obo
+from data.graph.reading import fail, find_file, rows
+from data.graph.schema import Edge, Entity, SourceInfo, curie
+
+CITATION = "Baron JA et al. The DO-KB Knowledgebase: a 20-year journey. Nucleic Acids Res 2024;52:D1305"
+_FACETS = {
+    "anatomy": ("affects_anatomy", "anatomy"),
+    "cell_type": ("affects_anatomy", "cell"),
+    "chebi": ("caused_by_exposure", "chemical"),
+    "food_material": ("caused_by_exposure", "exposure"),
+    "disease_driver": ("caused_by_exposure", "exposure"),
+    "inheritance_pattern": ("has_inheritance", "inheritance"),
+    "ncbitaxon": ("caused_by_organism", "organism"),
+    "onset": ("has_onset", "onset"),
+    "phenotype": ("has_phenotype", "phenotype"),
+    "symptom": ("has_phenotype", "phenotype"),
+}
+"""Facet -> relation and type. Left out: evidence, sequence, transmission_process, omim_susceptibility."""
+_GENERIC_SHARE = 0.2
+"""A term that more than this share of a facet's diseases has says nothing ("anatomical structure")."""
+
+
+def read(location: str) -> SourceBatch:
+    """The Disease Ontology of a folder. Only HumanDO.tsv must be there; what else is there is used.
+
+    HumanDO.tsv names parents by label; a label that two diseases share is resolved by neither and its rows are refused.
+
+    Raises:
+        DataError: a file is missing, cut, has another header, or names an unknown parent, with its line.
+    """
+    folder = Path(location)
+    main = find_file(folder, "HumanDO.tsv")
+    slim = folder / "DO_rare_slim.obo"
+    rare, version = {}, "unknown"
+    if slim.is_file():
+        ontology = read_obo(slim)
+        rare, version = dict(ontology.terms), ontology.version.split("/")[2] if "/" in ontology.version else "unknown"
+    info = SourceInfo(
+        name="disease_ontology", version=version, licence="CC0-1.0", citation=CITATION, url="disease-ontology.org"
+    )
+    return SourceBatch(info=info, records=_records(folder, main, slim, rare))
+
+
+def _records(folder: Path, main: Path, slim: Path, rare: dict[str, OboTerm]) -> Iterator[Entity | Edge]:
+    yield from _hierarchy(main)
+    for term in rare.values():
+        yield Entity(
+            id=term.id, type="disease", name=term.name, synonyms=term.synonyms, xrefs=tuple(map(curie, term.xrefs)),
+            alt_ids=term.alt_ids, definition=term.definition, tags=("rare",),
+        )  # fmt: skip
+        for parent in term.parents:
+            yield Edge(subject=term.id, predicate="is_a", object=parent, file=slim.name, row=term.line)
+    if (folder / "allXREFinDO.tsv").is_file():
+        yield from _references(folder / "allXREFinDO.tsv")
+    for name in ("facets.tsv.gz", "facets.tsv"):
+        if (folder / name).is_file():
+            yield from _facets(folder / name)
+            return
+
+
+def _hierarchy(path: Path) -> Iterator[Entity | Edge]:
+    table = list(rows(path, ("id", "label", "subClassOf"), quoted=True))
+    named: dict[str, set[str]] = defaultdict(set)
+    for _, (identifier, label, _) in table:
+        named[label].add(identifier)
+    for line, (identifier, label, parent) in table:
+        yield Entity(id=curie(identifier), type="disease", name=label)
+        if not parent:
+            continue
+        parents = named.get(parent, set())
+        if len(parents) == 1:
+            yield Edge(subject=identifier, predicate="is_a", object=next(iter(parents)), file=path.name, row=line)
+        elif parents:
+            raise fail(path, line, f"{parent!r} is the label of {', '.join(sorted(parents))}", "rename one of them")
+        elif parent != "disease":  # the root has no row of its own
+            raise fail(path, line, f"the parent {parent!r} of {identifier} has no row")
+        else:
+            yield Edge(subject=identifier, predicate="is_a", object="DOID:4", file=path.name, row=line)
+    if "disease" not in named:
+        yield Entity(id="DOID:4", type="disease", name="disease")
+
+
+def _references(path: Path) -> Iterator[Entity]:
+    found: dict[str, tuple[str, list[str]]] = {}
+    for _, (identifier, label, xref) in rows(path, ("id", "label", "xref"), quoted=True):
+        if ":" in xref and " " not in xref:
+            found.setdefault(identifier, (label, []))[1].append(curie(xref))
+    for identifier, (label, xrefs) in found.items():
+        yield Entity(id=identifier, type="disease", name=label, xrefs=tuple(xrefs))
+
+
+def _facets(path: Path) -> Iterator[Entity | Edge]:
+    """Inferred links. They hold each term with all its ancestors; only the most specific ones are taken."""
+    header = ("id", "name", "definition", "facet", "import_keyword", "import_id")
+    lines: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    names: dict[tuple[str, str], str] = {}
+    for line, (disease, _, _, facet, label, target) in rows(path, header, quoted=True):
+        if facet in _FACETS and ":" in target:
+            lines[facet].setdefault((disease, curie(target)), line)
+            names.setdefault((facet, curie(target)), label)
+    used: dict[tuple[str, str], None] = {}
+    for facet, pairs in lines.items():
+        predicate, _ = _FACETS[facet]
+        for disease, target in _specific(set(pairs)):
+            used[(facet, target)] = None
+            yield Edge(
+                subject=disease, predicate=predicate, object=target, file=path.name, row=pairs[(disease, target)],
+                reference="inferred from the definition",
+            )  # fmt: skip
+    for facet, target in used:
+        if not target.startswith("HP:"):  # the HPO gives its own terms their types
+            yield Entity(id=target, type=_FACETS[facet][1], name=names[(facet, target)])
+
+
+def _specific(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs (disease, term) without those that follow from a more specific term of the same disease.
+
+    An ancestor holds for every disease of its descendant and for more. So a term goes when another term of the disease
+    belongs to a strict part of its diseases. That may drop a true link, and never adds one.
+    """
+    diseases_of: dict[str, set[str]] = defaultdict(set)
+    terms_of: dict[str, list[str]] = defaultdict(list)
+    for disease, term in sorted(pairs):
+        diseases_of[term].add(disease)
+        terms_of[disease].append(term)
+    limit = max(1.0, _GENERIC_SHARE * len(terms_of))
+    return [
+        (disease, term)
+        for disease, terms in terms_of.items()
+        for term in terms
+        if len(diseases_of[term]) <= limit and not any(diseases_of[other] < diseases_of[term] for other in terms)
+    ]
