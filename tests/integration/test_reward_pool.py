@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import ray
 
-from data.records import Group, ScoredGroup
-from reward_service.config import RewardConfig
+from data.records import Group, Question, ScoredGroup
+from reward_service.config import RewardConfig, WorkerConfig
 from reward_service.pool import RewardPool, VerificationFailed
 from reward_service.reward import score_group
 from tests.aio import aio
@@ -80,3 +81,49 @@ async def test_a_group_that_kills_every_actor_fails_alone() -> None:
         assert pool.counters.failed == 1
     finally:
         pool.close()
+
+
+def _obedient(answer: str) -> Group:
+    """A group whose verifier does what the answer says (tests/reward_service/hostile_verifiers.py)."""
+    question = Question(
+        source="t",
+        language="en",
+        stem="What?",
+        options=(),
+        answer_label="",
+        accepted_answers=("stroke",),
+        verifier="obey",
+    )
+    return group(f"<think>x</think><answer>{answer}</answer>", question=question)
+
+
+@pytest.mark.usefixtures("cluster")
+@aio
+async def test_hostile_verifiers_cost_their_groups_and_nothing_else() -> None:
+    config = RewardConfig(
+        actors=1,
+        user_verifiers={"obey": "tests.reward_service.hostile_verifiers:obey"},
+        workers=WorkerConfig(item_timeout_s=2.0, memory_mib=128, backoff_s=0.01),
+    )
+    pool = RewardPool(config)
+    try:
+        kinds = {"sleep": "timeout", "allocate": "memory", "exit": "crash", "nan": "error"}
+        calls = [pool.score(_obedient(answer)) for answer in ("stroke", *kinds, "stroke")]
+        before = pool.actors
+        first, *failed, last = await asyncio.gather(*calls, return_exceptions=True)
+        for scored in (first, last):
+            assert isinstance(scored, ScoredGroup) and scored.scores[0].reason == "correct"
+        assert [str(f).split(": ")[2] for f in failed] == list(kinds.values())
+        assert pool.counters.failed == 4 and pool.counters.replaced == 0 and pool.actors == before
+    finally:
+        pool.close()
+    await asyncio.sleep(1.0)
+    left = [p for p in psutil.process_iter(["cmdline"]) if _is_worker_here(p)]
+    assert left == [], "worker processes outlived their actor"
+
+
+def _is_worker_here(process: psutil.Process) -> bool:
+    command = process.info["cmdline"] or []
+    if command[2:4] != ["-m", "reward_service"] or command[-1] != "128":
+        return False
+    return process.status() != psutil.STATUS_ZOMBIE

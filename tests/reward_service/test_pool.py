@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from data.errors import ConfigError
 from data.records import Group, ScoredGroup
 from data.wire import Scorer
-from reward_service.config import RewardConfig
-from reward_service.pool import RewardPool, VerificationFailed
+from reward_service.config import RewardConfig, WorkerConfig
+from reward_service.pool import GroupFailure, RewardPool, VerificationFailed
 from reward_service.reward import score_group
 from tests.aio import aio
 from tests.data.examples import group
@@ -133,3 +134,103 @@ async def test_cancelled_call_gives_its_place_back() -> None:
 def test_failure_crosses_processes() -> None:
     copy = pickle.loads(pickle.dumps(VerificationFailed("00f1", "timed out")))
     assert (copy.question_id, copy.reason) == ("00f1", "timed out")
+
+
+@aio
+async def test_an_item_without_verdict_fails_its_group_at_once_and_costs_no_actor() -> None:
+    class Judging(FakeBackend):
+        async def score(self, handle: int, group: Group) -> ScoredGroup | GroupFailure:  # type: ignore[override]
+            self.asked.append(handle)
+            return GroupFailure(reason="completion 0: timeout: no verdict within 10 s")
+
+    backend = Judging(lambda *_: None)
+    pool = RewardPool(config(), backend)
+    with pytest.raises(VerificationFailed, match="no verdict within"):
+        await pool.score(GROUP)
+    assert len(backend.asked) == 1 and not backend.killed and pool.counters.failed == 1
+
+
+@aio
+async def test_settings_that_cannot_be_served_end_the_run_with_their_remedy() -> None:
+    def behave(*_: object) -> None:
+        raise ConfigError("rewards.user_verifiers", remedy="name an importable function")
+
+    with pytest.raises(ConfigError, match="importable"):
+        await RewardPool(config(), FakeBackend(behave)).score(GROUP)
+
+
+def slowly(*_: object) -> Any:
+    return asyncio.sleep(0.02)
+
+
+@aio
+async def test_the_pool_grows_under_load_and_shrinks_when_idle() -> None:
+    backend = FakeBackend(slowly)
+    pool = RewardPool(config(actors=1, max_actors=3, idle_s=0.1, timeout_s=5.0), backend)
+    await asyncio.gather(*(pool.score(GROUP) for _ in range(30)))
+    assert len(pool.actors) == 3 and pool.counters.grown == 2
+    assert {0, 1, 2} == set(backend.asked)
+    await asyncio.sleep(0.5)
+    assert len(pool.actors) == 1 and pool.counters.shrunk == 2 and len(backend.killed) == 2
+    assert (await pool.score(GROUP)).scores[0].reason == "correct"
+    pool.close()
+
+
+@aio
+async def test_a_pool_that_cannot_grow_goes_on_with_what_it_has() -> None:
+    class Full(FakeBackend):
+        async def ready(self, handle: int) -> None:
+            if handle > 0:
+                raise RuntimeError("no room")
+
+    backend = Full(slowly)
+    pool = RewardPool(config(actors=1, max_actors=4, idle_s=0.05, timeout_s=5.0), backend)
+    assert len(await asyncio.gather(*(pool.score(GROUP) for _ in range(10)))) == 10
+    assert set(backend.asked) == {0}
+    pool.close()
+
+
+@aio
+async def test_an_actor_holds_one_group_per_worker_process() -> None:
+    backend = FakeBackend(slowly)
+    pool = RewardPool(config(actors=1, timeout_s=5.0, workers=WorkerConfig(processes=3)), backend)
+    await asyncio.gather(*(pool.score(GROUP) for _ in range(9)))
+    assert backend.most_at_once == 3
+
+
+@aio
+async def test_many_groups_in_order_or_as_they_come_and_never_too_many_at_once() -> None:
+    groups = [group(f"<think>{i}</think><answer>B</answer>") for i in range(20)]
+    first = groups[0]
+
+    def behave(_: int, asked: Group) -> Any:
+        return asyncio.sleep(0.1 if asked is first else 0.001)
+
+    for ordered in (True, False):
+        taken: list[int] = []
+
+        def source(taken: list[int] = taken) -> Any:
+            for i, each in enumerate(groups):
+                taken.append(i)
+                yield each
+
+        pool = RewardPool(config(timeout_s=5.0), FakeBackend(behave))
+        got: list[Group] = []
+        async for scored in pool.score_many(source(), ordered=ordered):
+            assert isinstance(scored, ScoredGroup)
+            got.append(scored.group)
+            assert len(taken) <= len(got) + 4  # two actors, two per place
+        assert (got == groups) == ordered and sorted(map(id, got)) == sorted(map(id, groups))
+
+
+@aio
+async def test_a_failed_group_is_an_item_of_the_stream() -> None:
+    poison = group("poison")
+
+    def behave(_: int, asked: Group) -> None:
+        if asked is poison:
+            raise MemoryError
+
+    pool = RewardPool(config(), FakeBackend(behave))
+    results = [r async for r in pool.score_many([GROUP, poison, GROUP])]
+    assert [isinstance(r, VerificationFailed) for r in results] == [False, True, False]
