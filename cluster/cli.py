@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cluster.graph import graph_app
 from data.errors import FlemingError
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     help="Train a medical reasoning model with verifiable rewards.\n\n"
     "Start with `fleming doctor`, then `fleming run recipes/quickstart.yaml`.",
 )
+
+app.add_typer(graph_app)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)

@@ -16,7 +16,7 @@ from data.errors import DataError
 from data.graph.build import SourceBatch
 from data.graph.importers import mondo
 from data.graph.reading import fail, rows
-from data.graph.schema import Edge, Entity, SourceInfo, curie
+from data.graph.schema import Edge, Entity, SourceInfo, curie, prefix_of
 
 Records = Iterator[Entity | Edge]
 _HGNC_COLUMNS = ("HGNC ID", "Approved symbol", "Approved name", "Status", "Alias symbols",
@@ -184,8 +184,14 @@ def _hgnc(folder: Path) -> Records:
         yield Entity(id=identifier, type="gene", name=symbol, synonyms=(name, *others), xrefs=tuple(xrefs))
 
 
-def _mesh_type(trees: list[str]) -> str:
-    """The type that the place in the MeSH tree gives; "" for what is no medical entity (geography, professions ...)."""
+def _mesh_type(trees: list[str], references: list[str]) -> str:
+    """The type that the place in the MeSH tree gives; "" for what is no medical entity (geography, professions ...).
+
+    MeSH files findings such as arachnodactyly under diseases: what is mapped to the HPO and to no disease is a finding.
+    """
+    vocabularies = {prefix_of(reference) for reference in references}
+    if "HP" in vocabularies and "DOID" not in vocabularies and any(tree.startswith("C") for tree in trees):
+        return "phenotype"
     rules = (
         ("C23", "phenotype"), ("C", "disease"), ("F03", "disease"), ("D27", "drug_class"), ("D", "chemical"),
         ("E01.370.225", "lab_test"), ("E05.200", "lab_test"), ("E01.370.350", "imaging_test"), ("E", "procedure"),
@@ -205,13 +211,14 @@ def _mesh(folder: Path) -> Records:
     at: dict[str, str] = {}
     for line, (descriptor, name, synonyms, trees, *_) in rows(path, None):
         places = [tree for tree in trees.split("|") if tree]
-        if _mesh_type(places):
+        if _mesh_type(places, references.get(descriptor, [])):
             kept.append((line, descriptor, name, synonyms, places))
             at.update(dict.fromkeys(places, descriptor))
     for line, descriptor, name, synonyms, places in kept:
         identifier = curie(descriptor, "MESH")
         yield Entity(
-            id=identifier, type=_mesh_type(places), name=name, synonyms=tuple(s for s in synonyms.split("|") if s),
+            id=identifier, type=_mesh_type(places, references.get(descriptor, [])), name=name,
+            synonyms=tuple(s for s in synonyms.split("|") if s),
             xrefs=tuple(references.get(descriptor, ())),
         )  # fmt: skip
         parents = {at[tree.rpartition(".")[0]] for tree in places if tree.rpartition(".")[0] in at} - {descriptor}
