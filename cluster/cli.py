@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from cluster.graph import graph_app
+from cluster.score import score
 from data.errors import FlemingError
 
 app = typer.Typer(
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 
 app.add_typer(graph_app)
+
+app.command()(score)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)

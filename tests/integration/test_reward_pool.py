@@ -126,4 +126,4 @@ def _is_worker_here(process: psutil.Process) -> bool:
     command = process.info["cmdline"] or []
     if command[2:4] != ["-m", "reward_service"] or command[-1] != "128":
         return False
-    return process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.status() != psutil.STATUS_ZOMBIE)

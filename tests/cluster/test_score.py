@@ -1,0 +1,132 @@
+"""`fleming score`: files in, scores and a summary out, and one-line errors for files that say something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.score import read_questions, run_score
+from data.errors import DataError
+from data.records import Question
+from data.tables import to_table, write_parquet
+from reward_service.config import RewardConfig
+from tests.data.examples import MARFAN, completion
+
+DOSE = Question(
+    source="doses",
+    language="en",
+    stem="How much?",
+    options=(),
+    answer_label="",
+    accepted_answers=("5 mg",),
+    verifier="number",
+)
+TEXTS = [
+    (MARFAN, "<think>x</think><answer>B</answer>", "stop"),
+    (MARFAN, "<think>x</think><answer>A or B</answer>", "stop"),
+    (MARFAN, "<think>x</think><answer>B</answer>", "length"),
+    (DOSE, "<think>x</think><answer>5000 µg</answer>", "stop"),
+    (DOSE, "\x1b[31m5 mg\u202e", "stop"),
+]
+REASONS = ["correct", "hedged", "truncated", "correct", "missing"]
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(question).items() if v not in ("", (), None)}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    questions, completions = tmp_path / "q.jsonl", tmp_path / "c.jsonl"
+    questions.write_text("".join(json.dumps(question_row(q)) + "\n" for q in (MARFAN, DOSE)))
+    rows = [{"question_id": q.id, "text": text, "finish_reason": finish} for q, text, finish in TEXTS]
+    completions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return questions, completions
+
+
+def test_json_lines_to_json_lines_with_a_summary(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "scores.jsonl"
+    args = ["score", "--questions", str(files[0]), "--completions", str(files[1]), "--out", str(out)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["reason"] for row in rows] == REASONS
+    assert rows[3] == {
+        "question_id": DOSE.id,
+        "sample_index": None,
+        "reward": 1.1,
+        "correct": 1.0,
+        "format": 1.0,
+        "answer": "5000 µg",
+        "verifier_version": "number-pint/1",
+        "reason": "correct",
+        "failure": None,
+    }
+    for said in ("hpo", "doses", "hedged", "1 (33.3%)", "1 (50.0%)", MARFAN.id):
+        assert said in result.output
+    assert "\x1b[31m" not in result.output and "\u202e" not in result.output  # nothing that a terminal would act on
+
+
+def test_parquet_in_and_out_is_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
+    questions, completions, out = (tmp_path / f"{name}.parquet" for name in "qco")
+    write_parquet(to_table([MARFAN, DOSE]), questions)
+    records = [completion(text, question=q, finish="stop" if f == "stop" else "length") for q, text, f in TEXTS]
+    write_parquet(to_table(records), completions)
+    summary = run_score(questions, completions, out, RewardConfig())
+    assert [row["reason"] for row in pq.read_table(out).to_pylist()] == REASONS
+    again = run_score(*files, None, RewardConfig())
+    assert summary.counts == again.counts and summary.total == 5
+
+
+def test_a_failed_verification_is_counted_and_has_no_score(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config = RewardConfig(verifier_by_source={"doses": "broken"}, user_verifiers={"broken": f"{__name__}:broken"})
+    out = tmp_path / "o.jsonl"
+    summary = run_score(*files, out, config)
+    row = json.loads(out.read_text().splitlines()[3])
+    assert (row["reward"], row["reason"]) == (None, "unverified: error") and "KeyError" in row["failure"]
+    assert summary.failed == 1 and summary.counts["doses"] == {"unverified: error": 1, "missing": 1}
+
+
+def broken(question: Question, answer: str) -> bool:
+    raise KeyError(answer)
+
+
+def test_ids_and_defaults_of_questions(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"id": MARFAN.id, **question_row(MARFAN)}) + "\n\n")
+    assert read_questions(path) == [MARFAN]
+
+
+@pytest.mark.parametrize(
+    ("questions", "completions", "said"),
+    [
+        ("{", "", "line 1 of .* is no JSON"),
+        ("[]", "", "no JSON object"),
+        ('{"stem": "x"}', "", "options has 0 entries"),
+        ('{"stem": "x", "colour": 1}', "", "is no question"),
+        ('{"stem": 1}', "", "is no question"),
+        ('{"id": "0", "stem": "x", "verifier": "text", "accepted_answers": ["y"]}', "", "has id '0'"),
+        ("", '{"question_id": "0"}', "has the fields"),
+        ("", '{"question_id": "0", "text": "x"}', "not in the questions"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, questions: str, completions: str, said: str) -> None:
+    q, c = tmp_path / "q.jsonl", tmp_path / "c.jsonl"
+    q.write_text(questions)
+    c.write_text(completions)
+    with pytest.raises(DataError, match=said):
+        run_score(q, c, tmp_path / "o.jsonl", RewardConfig())
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_missing_files_and_endings_are_one_line(tmp_path: Path) -> None:
+    for q in ("missing.jsonl", "missing.parquet", "x.csv"):
+        result = CliRunner().invoke(app, ["score", "--questions", q, "--completions", "c.jsonl"])
+        assert result.exit_code == 1 and "Remedy" in result.output
