@@ -194,6 +194,7 @@ class Controller:
             "data/epochs": self._parts.drawer.epochs,
             **more,
         }
+        metrics["learner/tokens_per_second"] = done.metrics.get("tokens", 0.0) / max(more["seconds/learn"], 1e-9)
         rows = rollout_rows(collected, step=self._step, attempt=store.attempt, overlong=self._recipe.grpo.overlong)
         store.write_step(self._step, metrics, rollout_table([*self._idle_rows, *rows]))
         self._idle_rows = []

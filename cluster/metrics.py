@@ -35,10 +35,19 @@ METRICS: dict[str, str] = {
     "learner/importance_weight_mean": "mean truncated weight proximal / sampled",
     "learner/logprob_gap_mean": "mean absolute difference of sampled and recomputed log-probabilities",
     "learner/logprob_gap_max": "largest such difference",
-    "learner/tokens_per_second": "prompt and completion tokens trained per second of learning",
+    "learner/approx_kl": "mean estimate of the divergence of the current from the proximal policy",
+    "learner/tokens": "completion tokens trained",
+    "learner/micro_batches": "micro-batches per rank",
+    "learner/optimizer_steps": "optimiser steps taken on the batch",
+    "learner/tokens_per_second": "completion tokens trained per second of learning",
     "seconds/rollout": "seconds of rolling out and scoring",
     "seconds/learn": "seconds of the optimiser step, as the controller waits for it",
-    "seconds/sync": "seconds of publishing and loading weights",
+    "seconds/learner_fetch": "of it: fetching the shard",
+    "seconds/learner_proximal": "of it: recomputing log-probabilities before several optimiser steps",
+    "seconds/learner_forward_backward": "of it: forward and backward passes",
+    "seconds/learner_optimizer": "of it: the optimiser",
+    "seconds/learner_publish": "of it: gathering the weights and putting them on the object store",
+    "seconds/sync": "seconds of loading the published weights into every engine",
     "seconds/evaluate": "seconds of evaluation",
     "seconds/step": "seconds of the whole step",
     "wait/rollout_share": "share of the step in which the rollout half waits",
@@ -50,6 +59,13 @@ METRICS: dict[str, str] = {
     "eval/held_out_sampled": "accuracy of sampled answers on that subset",
     "eval/train_format": "format rate of the sampled (else greedy) answers on the training subset",
     "eval/held_out_format": "format rate of the sampled (else greedy) answers on the held-out subset",
+}
+
+METRICS |= {
+    f"eval/{name}_{how}_{end}": f"{end} end of its 95 % interval"
+    for name in ("train", "held_out")
+    for how in ("greedy", "sampled")
+    for end in ("low", "high")
 }
 
 
