@@ -233,7 +233,7 @@ def _node(members: Sequence[str], said: Mapping[str, Sequence[Claim]], types: Ma
     kinds = {types[member] for member in members}
     narrow = sorted(kind for kind in kinds if SUBTYPE_OF.get(kind) in kinds)
     names: dict[str, str] = {}
-    for text in [e.name for _, e in claims] + [s for _, e in claims for s in e.synonyms]:
+    for text in (name for _, e in claims for name in (e.name, *e.synonyms)):
         if text.strip():
             names.setdefault(text.strip().casefold(), text.strip())
     ordered = list(names.values())

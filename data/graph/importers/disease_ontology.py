@@ -132,7 +132,7 @@ def _specific(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
     for disease, term in sorted(pairs):
         diseases_of[term].add(disease)
         terms_of[disease].append(term)
-    limit = max(1.0, _GENERIC_SHARE * len(terms_of))
+    limit = max(3.0, _GENERIC_SHARE * len(terms_of))
     return [
         (disease, term)
         for disease, terms in terms_of.items()

@@ -176,7 +176,7 @@ def _nodes(table: NodeTable, path: Path) -> Iterator[Entity]:
 
 def _edges(table: EdgeTable, path: Path) -> Iterator[Edge]:
     names = list(table.columns)
-    known: dict[tuple[str, str], str] = Field(default_factory=dict)
+    known: dict[tuple[str, str], str] = {}
 
     def end(line: int, text: str, prefix: str) -> str:
         found = known.get((text, prefix))
