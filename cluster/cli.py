@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.graph import graph_app
 from cluster.score import score
+from cluster.serve import serve_app
 from data.errors import FlemingError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(graph_app)
 
 app.command()(score)
+app.add_typer(serve_app)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)

@@ -86,3 +86,38 @@ class RewardConfig(StrictModel):
     def most_actors(self) -> int:
         """The upper bound of the pool."""
         return self.max_actors or self.actors
+
+
+class ServiceConfig(StrictModel):
+    """The HTTP service (`fleming serve rewards`). Bounds are per replica."""
+
+    host: Annotated[
+        str, Field(min_length=1, description="address to listen on; anything but loopback needs a token")
+    ] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8700
+    token_env: Annotated[str, Field(description="environment variable that holds the bearer token")] = (
+        "FLEMING_REWARD_TOKEN"
+    )
+    max_body_mib: Annotated[int, Field(ge=1, description="largest JSON request, MiB")] = 16
+    max_items: Annotated[int, Field(ge=1, description="most items of one JSON request")] = 4096
+    max_stream_mib: Annotated[int, Field(ge=1, description="largest request of JSON lines, MiB")] = 1024
+    max_pending_items: Annotated[
+        int, Field(ge=1, description="items under way beyond which requests are answered 429")
+    ] = 8192
+    max_pending_requests: Annotated[
+        int, Field(ge=1, description="requests under way beyond which more are answered 429")
+    ] = 64
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    cpus_per_replica: Annotated[float, Field(ge=0, description="Ray CPUs reserved per replica")] = 1.0
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas = {self.max_replicas} is below min_replicas = {self.min_replicas}")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when nobody but this machine can reach it."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
