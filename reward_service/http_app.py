@@ -76,7 +76,14 @@ class ScoreService:
         self._host.close()
 
 
-def create_app(service: ServiceConfig, rewards: RewardConfig, *, token: str = "", replica: str = "local") -> FastAPI:
+def create_app(
+    service: ServiceConfig,
+    rewards: RewardConfig,
+    *,
+    token: str = "",
+    replica: str = "local",
+    marks_requests: bool = True,
+) -> FastAPI:
     """The application. ``token`` empty means no authentication: for loopback only, which the caller sees to."""
     gate = Gate(settings=service, metrics=Metrics(replica))
     scorer = ScoreService(rewards, gate)
@@ -89,7 +96,7 @@ def create_app(service: ServiceConfig, rewards: RewardConfig, *, token: str = ""
         scorer.close()
 
     app = FastAPI(title="Fleming rewards", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None)
-    app.add_middleware(Guard, settings=service, token=token, gate=gate)
+    app.add_middleware(Guard, settings=service, token=token, gate=gate, marks_requests=marks_requests)
     _add_score(app, scorer, service)
     _add_probes(app, scorer, gate)
     return app

@@ -101,13 +101,15 @@ class _Exchange:
 
 
 class Guard:
-    """ASGI middleware around the application."""
+    """ASGI middleware around the application. ``marks_requests``: answers carry the request id; Serve's proxy does it
+    itself, and hands over the id that it gave."""
 
-    def __init__(self, app: App, *, settings: ServiceConfig, token: str, gate: Gate) -> None:
+    def __init__(self, app: App, *, settings: ServiceConfig, token: str, gate: Gate, marks_requests: bool) -> None:
         self._app = app
         self._settings = settings
         self._token = token.encode()
         self._gate = gate
+        self._marks_requests = marks_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,7 +128,8 @@ class Guard:
         async def marked_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", exchange.request_id.encode())]
+                if self._marks_requests:
+                    message["headers"] = [*message.get("headers", []), (b"x-request-id", exchange.request_id.encode())]
             await send(message)
 
         scope.setdefault("state", {})["request_id"] = exchange.request_id

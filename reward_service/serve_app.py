@@ -8,7 +8,6 @@ Who waits for whom
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,13 +23,17 @@ APP_NAME = "fleming-rewards"
 
 def build_app(service: ServiceConfig, rewards: RewardConfig, token: str) -> FastAPI:
     """The application of one replica; called inside it."""
-    return create_app(service, rewards, token=token, replica=serve.get_replica_context().replica_id.unique_id)
+    replica = serve.get_replica_context().replica_id.unique_id
+    return create_app(service, rewards, token=token, replica=replica, marks_requests=False)
 
 
 def deploy(service: ServiceConfig, rewards: RewardConfig, token: str) -> None:
     """Start the service on the Ray cluster that this process is connected to, and wait until it answers."""
     serve.start(proxy_location="HeadOnly", http_options={"host": service.host, "port": service.port})
-    builder = functools.partial(build_app, service, rewards, token)
+
+    def builder() -> FastAPI:  # a plain function: Serve takes any other callable for the application itself
+        return build_app(service, rewards, token)
+
     deployment: Any = serve.deployment(
         serve.ingress(builder)(),
         name="rewards",

@@ -341,3 +341,14 @@ def _with(function: Any) -> RewardConfig:
 
 def call_broken(question: Question, answer: str) -> object:
     return BROKEN["function"](question, answer)
+
+
+def test_the_example_of_the_document_is_a_verifier(checkout: Path) -> None:
+    page = (checkout / "docs" / "rewards.md").read_text(encoding="utf-8")
+    code = page.split("### A verifier of your own")[1].split("```python\n")[1].split("```")[0]
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, "docs/rewards.md", "exec"), namespace)
+    verifier = namespace["StageVerifier"]()
+    question = open_question("stage", "Stage IIIA")
+    said = {a: judge(verifier, question, a) for a in ("3a", "stage iiia.", "IIIB", "3", "advanced", "stage 9")}
+    assert [v.reason for v in said.values()] == ["correct", "correct", "wrong", "wrong", "no_stage", "no_stage"]
