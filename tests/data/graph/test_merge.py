@@ -118,7 +118,7 @@ def disease(identifier: str, name: str = "", *xrefs: str, **more: object) -> Ent
 
 
 def test_the_better_supported_of_two_claims_wins() -> None:
-    """DOID:1 is claimed by MONDO:1 and, with the same name, by MONDO:2: it goes to the latter and the other is reported."""
+    """DOID:1 is claimed by MONDO:1 and, with the same name, by MONDO:2, which gets it; the other is reported."""
     merged = merge(
         [
             ("mondo", disease("MONDO:1", "one", "DOID:1")),
@@ -176,12 +176,11 @@ def test_former_identifiers_lead_to_the_current_one() -> None:
 
 def test_contradictions_between_sources_are_found_after_merging() -> None:
     finding = Entity(id="HP:1", type="phenotype", name="Tremor")
+    stated = Edge(subject="MONDO:1", predicate="has_phenotype", object="HP:1")
+    denied = Edge(subject="OMIM:1", predicate="has_phenotype", object="HP:1", negated=True)
     graph = build(
-        [
-            batch("a", disease("MONDO:1", "x", "OMIM:1"), finding, Edge(subject="MONDO:1", predicate="has_phenotype", object="HP:1")),
-            batch("b", disease("OMIM:1"), Edge(subject="OMIM:1", predicate="has_phenotype", object="HP:1", negated=True)),
-        ]
-    )  # fmt: skip
+        [batch("a", disease("MONDO:1", "x", "OMIM:1"), finding, stated), batch("b", disease("OMIM:1"), denied)]
+    )
     assert graph.edges["disputed"].to_pylist() == [True, True] and graph.report["conflicts"] == {"contradiction": 1}
     loaded = KnowledgeGraph(graph)
     assert loaded.facts(0, "has_phenotype") == loaded.denials(0, "has_phenotype") == []
@@ -196,9 +195,9 @@ def test_circles_that_merging_makes_are_disputed() -> None:
         ]
     )  # fmt: skip
     assert graph.report["conflicts"] == {"circle": 1} and graph.edges["disputed"].to_pylist() == [True, True]
+    circle = [Edge(subject=f"DOID:{a}", predicate="is_a", object=f"DOID:{b}") for a, b in ((1, 2), (2, 1))]
     with pytest.raises(DataError, match="goes in a circle"):
-        build([batch("c", disease("DOID:1"), disease("DOID:2"), Edge(subject="DOID:2", predicate="is_a", object="DOID:1"),
-                     Edge(subject="DOID:1", predicate="is_a", object="DOID:2"))])  # fmt: skip
+        build([batch("c", disease("DOID:1"), disease("DOID:2"), *circle)])
 
 
 def test_edges_with_ends_that_do_not_fit_are_dropped_and_reported() -> None:
