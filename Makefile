@@ -70,7 +70,7 @@ integration: setup-dev ## the tests that start Ray, vLLM and DeepSpeed
 	@pytest -m "integration and not soak"
 
 bench: setup-dev ## measure; figures go to bench/
-	@shopt -s nullglob; for script in bench/bench_*.py; do echo "== $$script"; python "$$script"; done
+	@shopt -s nullglob; for script in bench/*.py; do echo "== $$script"; python "$$script"; done
 
 soak: setup-dev ## long real runs, not in CI
 	@pytest -m soak
