@@ -1,17 +1,11 @@
-"""Self-written files of every source, at most 20 rows each, with the quirks of its format; helpers to build from them."""
+"""Self-written files of every source, at most 20 rows each, with the quirks of its format."""
 # ruff: noqa: E501 (a row of a format cannot be broken)
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
-
-from data.graph.build import SourceBatch, build
-from data.graph.importers.registry import open_sources
-from data.graph.queries import KnowledgeGraph, Statement
-from data.graph.schema import Edge, Entity, SourceInfo
 
 HP_OBO = """format-version: 1.2
 data-version: hp/releases/2030-01-02
@@ -391,25 +385,3 @@ def write_all(folder: Path) -> list[str]:
         f"disease_ontology={folder / 'do'}", f"table={folder / 'table' / 'mapping.yaml'}",
         *(f"{name}={folder / name}" for name in names),
     ]  # fmt: skip
-
-
-def loaded(*sources: str) -> KnowledgeGraph:
-    return KnowledgeGraph(build(open_sources(sources)))
-
-
-def statements(graph: KnowledgeGraph) -> Iterator[Statement]:
-    for edge in range(graph.tables.edges.num_rows):
-        yield graph.statement(edge)
-
-
-def said(graph: KnowledgeGraph, *, taxonomic: bool = False) -> set[tuple[str, str, str, bool]]:
-    """Statements as the source named their ends: subject, predicate, object, negated."""
-    return {
-        (s.subject_said, s.predicate, s.object_said, s.negated)
-        for s in statements(graph)
-        if taxonomic or s.predicate not in ("is_a", "near_in_hierarchy")
-    }
-
-
-def batch(name: str, *records: Entity | Edge) -> SourceBatch:
-    return SourceBatch(info=SourceInfo(name=name, version="1", licence="CC0-1.0", citation=""), records=records)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.graph.store import validate
-from tests.data.graph.sources import loaded, said, statements, write_all
+from tests.data.graph.helpers import loaded, said, statements
+from tests.data.graph.sources import write_all
 
 
 @pytest.fixture(scope="module")

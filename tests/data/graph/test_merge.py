@@ -17,7 +17,8 @@ from data.graph.merge import merge, normal_name
 from data.graph.queries import KnowledgeGraph
 from data.graph.schema import RELATIONS, Edge, Entity, curie, prefix_of
 from data.graph.store import read, validate, write
-from tests.data.graph.sources import batch, write_all
+from tests.data.graph.helpers import batch
+from tests.data.graph.sources import write_all
 
 PREFIXES = ("MONDO", "DOID", "OMIM", "HP", "MESH")
 TYPES = ("disease", "phenotype", "imaging_finding")

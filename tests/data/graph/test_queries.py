@@ -18,7 +18,7 @@ from data.graph.paths import explain, typed_paths
 from data.graph.queries import KnowledgeGraph
 from data.graph.schema import RELATIONS, Edge, Entity
 from data.graph.store import read, validate, write
-from tests.data.graph.sources import batch
+from tests.data.graph.helpers import batch
 
 ENTITIES = (
     Entity(id="MONDO:1", type="disease", name="Rare one", tags=("rare",), prevalence=0.3, synonyms=("R1",)),
