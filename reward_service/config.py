@@ -83,6 +83,12 @@ class RewardConfig(StrictModel):
         return self.model_dump_json()
 
     @property
+    def item_timeout_s(self) -> float:
+        """Seconds one completion may take: long enough for every vote of a slow judge, which is no hanging verifier."""
+        votes = self.judge.votes * self.judge.timeout_s if self.judge else 0.0
+        return max(self.workers.item_timeout_s, 1.1 * votes)
+
+    @property
     def most_actors(self) -> int:
         """The upper bound of the pool."""
         return self.max_actors or self.actors

@@ -103,7 +103,7 @@ class _Worker:
         with contextlib.suppress(ConnectionError):  # a dead worker shows on the reading side
             process.stdin.write(frame(list(items)))
         for _ in items:
-            outcome = cast(Outcome, await self._next(self.settings.item_timeout_s))
+            outcome = cast(Outcome, await self._next(self._config.item_timeout_s))
             if isinstance(outcome, Failure) and outcome.kind == "memory":
                 self.kill()
                 raise _WorkerDied("memory", outcome.detail)

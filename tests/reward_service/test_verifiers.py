@@ -245,6 +245,11 @@ def test_a_long_answer_is_not_read_by_the_judge() -> None:
     assert (verdict.correct, verdict.readable, verdict.reason, endpoint.asked) == (False, False, "answer_too_long", [])
 
 
+def test_a_slow_judge_is_not_taken_for_a_hanging_verifier() -> None:
+    slow = RewardConfig(judge=JudgeConfig(url="u", model="m", votes=3, timeout_s=20.0))
+    assert slow.item_timeout_s > 60.0 > RewardConfig().item_timeout_s == 10.0
+
+
 def test_a_judge_with_an_even_number_of_votes_is_refused() -> None:
     with pytest.raises(ValueError, match="odd"):
         JudgeConfig(url="u", model="m", votes=2)
