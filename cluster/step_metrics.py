@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Literal
 
 from cluster.collecting import Collected
 from data.prompts import PROMPT_VERSION
-from data.records import Completion, Score, ScoredGroup
+from data.records import Completion, Score
 from data.tables import Fate, RolloutRow
 from learner.advantages import centred_advantages
+from learner.batching import Overlong, indices_left
 from reward_service.config import RewardConfig
 
 
@@ -41,9 +41,7 @@ def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig
     }
 
 
-def rollout_rows(
-    collected: Collected, *, step: int, attempt: int, overlong: Literal["train", "drop"]
-) -> list[RolloutRow]:
+def rollout_rows(collected: Collected, *, step: int, attempt: int, overlong: Overlong) -> list[RolloutRow]:
     """One row per completion sampled for ``step``, with its score, advantage and fate."""
     rows = [
         _row(completion, None, "unverified", "", step, attempt)
@@ -51,21 +49,17 @@ def rollout_rows(
         for completion in group.completions
     ]
     for group in collected.without_signal:
-        for completion, score in zip(group.group.completions, group.scores, strict=True):
-            rows.append(_row(completion, score, "zero_variance", group.verifier_version, step, attempt))
-    for group in collected.admitted:
-        advantages = iter(centred_advantages([group.rewards[i] for i in _kept(group, overlong)]))
-        kept = set(_kept(group, overlong))
+        kept = set(indices_left(group, overlong))
         for index, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True)):
-            fate: Fate = "trained" if index in kept else "overlong"
-            advantage = next(advantages) if index in kept else None
-            rows.append(_row(completion, score, fate, group.verifier_version, step, attempt, advantage))
+            lost: Fate = "zero_variance" if index in kept else "overlong"
+            rows.append(_row(completion, score, lost, group.verifier_version, step, attempt))
+    for group in collected.admitted:
+        left = indices_left(group, overlong)
+        advantages = dict(zip(left, centred_advantages([group.rewards[i] for i in left]), strict=True))
+        for index, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True)):
+            fate: Fate = "trained" if index in advantages else "overlong"
+            rows.append(_row(completion, score, fate, group.verifier_version, step, attempt, advantages.get(index)))
     return rows
-
-
-def _kept(group: ScoredGroup, overlong: Literal["train", "drop"]) -> list[int]:
-    completions = enumerate(group.group.completions)
-    return [index for index, completion in completions if overlong == "train" or completion.finish_reason != "length"]
 
 
 def _row(

@@ -21,7 +21,23 @@ Plan = tuple[tuple[tuple[int, ...], ...], ...]
 """``plan[rank][micro_batch]`` holds indices into the list that was planned."""
 
 
-def sequences_of(groups: Sequence[ScoredGroup], overlong: Literal["train", "drop"] = "train") -> list[TrainSequence]:
+Overlong = Literal["train", "drop"]
+"""What becomes of completions cut by the token limit: `GrpoConfig.overlong`."""
+
+
+def indices_left(scored: ScoredGroup, overlong: Overlong) -> list[int]:
+    """Which completions of a group are trained on, in order; with "drop" those cut by the token limit are not."""
+    completions = enumerate(scored.group.completions)
+    return [index for index, completion in completions if overlong == "train" or completion.finish_reason != "length"]
+
+
+def has_signal(scored: ScoredGroup, overlong: Overlong) -> bool:
+    """True when the rewards of the completions **left** in the group differ: the others do not reach its mean, so a
+    group whose only difference was cut away (or that has one completion left) would train on zeros."""
+    return len({scored.rewards[index] for index in indices_left(scored, overlong)}) > 1
+
+
+def sequences_of(groups: Sequence[ScoredGroup], overlong: Overlong = "train") -> list[TrainSequence]:
     """The completions of ``groups`` as training sequences, in order, with advantages centred in their group.
 
     With ``overlong="drop"`` completions cut by the token limit leave their group before its mean is taken. A
@@ -32,8 +48,8 @@ def sequences_of(groups: Sequence[ScoredGroup], overlong: Literal["train", "drop
     """
     left = []
     for scored in groups:
-        pairs = list(zip(scored.group.completions, scored.rewards, strict=True))
-        pairs = [pair for pair in pairs if overlong == "train" or pair[0].finish_reason != "length"]
+        completions, rewards = scored.group.completions, scored.rewards
+        pairs = [(completions[index], rewards[index]) for index in indices_left(scored, overlong)]
         if pairs:
             left.append(pairs)
     sequences = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data.errors import ConfigError, DataError
 from data.records import Completion, FinishReason, Group, Option, Question, Score, ScoredGroup, VersionSpan
 from data.wire import TrainSequence
-from learner.batching import pack, plan_shards, sequences_of
+from learner.batching import has_signal, pack, plan_shards, sequences_of
 
 
 def scored_group(
@@ -57,6 +57,18 @@ def test_every_completion_with_its_own_tokens_advantage_and_share() -> None:
     assert [row.coefficient for row in rows] == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
     assert [row.token_ids for row in rows[:2]] == [(10,), (11, 11)]
     assert rows[1].prompt_token_ids == (5, 6) and rows[1].sampled_logprobs == (-0.5, -0.5)
+
+
+def test_the_signal_is_that_of_the_completions_left() -> None:
+    cut_difference = scored_group("cut", [1.0, 1.0, 0.0], ["stop", "stop", "length"])
+    one_left = scored_group("one left", [1.0, 0.0, 0.5], ["stop", "length", "length"])
+    all_cut = scored_group("all cut", [1.0, 0.0], ["length", "length"])
+    for group in (cut_difference, one_left, all_cut):
+        assert has_signal(group, "train") and not has_signal(group, "drop"), group.group.question.stem
+        assert all(row.advantage == 0.0 for row in sequences_of([group], "drop"))
+    differs = scored_group("differs", [1.0, 0.0, 0.0], ["stop", "stop", "length"])
+    assert has_signal(differs, "train") and has_signal(differs, "drop")
+    assert not has_signal(scored_group("equal", [1.0, 1.0]), "train")
 
 
 def test_overlong_completions_leave_before_the_mean() -> None:
