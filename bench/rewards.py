@@ -156,22 +156,22 @@ async def ask_for(url: str, seconds: float, rate: float | None, clients: int, bo
 
     codes: dict[int, int] = {}
     waits: list[float] = []
-    lost = 0
+    wrong = 0
+    errors: dict[str, int] = {}
     headers = {"content-type": "application/json"}
 
     async def once(session: Any) -> None:
-        nonlocal lost
+        nonlocal wrong
         begun = time.perf_counter()
         try:
             async with session.post(f"{url}/score", data=body, headers=headers) as reply:
-                said = await reply.json()
-                if reply.status == 200 and said["reason"] != "correct":
-                    lost += 1
+                said = await reply.json() if reply.status == 200 else {}
+                wrong += reply.status == 200 and said["reason"] != "correct"
                 codes[reply.status] = codes.get(reply.status, 0) + 1
                 if reply.status == 200:
                     waits.append(time.perf_counter() - begun)
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
-            lost += 1
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            errors[type(error).__name__] = errors.get(type(error).__name__, 0) + 1
 
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
@@ -202,7 +202,7 @@ async def ask_for(url: str, seconds: float, rate: float | None, clients: int, bo
     waits.sort()
     p99 = waits[int(0.99 * (len(waits) - 1))] if waits else 0.0
     median = statistics.median(waits) if waits else 0.0
-    return {"sent": sent, "codes": codes, "lost": lost, "wall": wall, "p50": median, "p99": p99}
+    return {"sent": sent, "codes": codes, "wrong": wrong, "errors": errors, "wall": wall, "p50": median, "p99": p99}
 
 
 def bench_http(figures: list[dict[str, Any]], seconds: float, pending: int) -> None:
@@ -239,7 +239,13 @@ def bench_http(figures: list[dict[str, Any]], seconds: float, pending: int) -> N
             say(figures, f"{name}: answered 429", told["codes"].get(429, 0), "requests")
             others = answered - told["codes"].get(200, 0) - told["codes"].get(429, 0)
             say(figures, f"{name}: other status", others, "requests")
-            say(figures, f"{name}: lost or wrong", told["sent"] - answered + told["lost"], "requests")
+            say(
+                figures,
+                f"{name}: without an answer {told['errors'] or ''}".rstrip(),
+                told["sent"] - answered,
+                "requests",
+            )
+            say(figures, f"{name}: wrong score", told["wrong"], "requests")
     finally:
         serve.shutdown()
         ray.shutdown()
