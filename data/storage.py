@@ -11,6 +11,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -63,6 +65,9 @@ class Storage:
 
     def exists(self, key: str = "") -> bool:
         return bool(self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound)
+
+    def is_directory(self, key: str = "") -> bool:
+        return bool(self.fs.get_file_info(self.path(key)).type == pafs.FileType.Directory)
 
     def list(self, key: str = "") -> list[str]:
         """Base names in the folder ``key``, sorted; empty when it is not there."""
@@ -157,8 +162,12 @@ def local_copy(location: str) -> str:
 
     ``location`` is a path, a storage URI or the name of a model on the hub.
 
-    Copies are cached per URI, once per node, so that the actors of a node share one; model directories are written once
-    and never changed, so a cached copy cannot be stale.
+    Copies are cached once per node and user, so that the actors of a node share one. The key holds names, sizes and
+    modification times of the source files beside the URI: a model that was written anew is copied anew.
+
+    Raises:
+        ConfigError: there is no such model.
+        SetupError: the copy cannot be made; nothing half-copied is ever returned.
     """
     if "://" not in location:
         expanded = Path(location).expanduser()
@@ -166,17 +175,45 @@ def local_copy(location: str) -> str:
     source = Storage.open(location)
     if source.is_local:
         return source.root
-    cache = (
-        Path(tempfile.gettempdir()) / "fleming-cache" / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
-    )
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    folder = _private_cache()
+    cache = folder / hashlib.blake2b(_fingerprint(source).encode(), digest_size=8).hexdigest()
     with open(f"{cache}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (cache / ".complete").exists():
-            with storage_errors(str(cache)):
-                pafs.copy_files(source.root, str(cache), source_filesystem=source.fs)
-                (cache / ".complete").touch()
+        if not cache.exists():
+            _fetch(source, cache)
     return str(cache)
+
+
+def _fingerprint(source: Storage) -> str:
+    """What a copy of ``source`` depends on: its URI and every file's name, size (bytes) and modification time (ns)."""
+    selector = pafs.FileSelector(source.root, recursive=True, allow_not_found=True)
+    files = [info for info in source.fs.get_file_info(selector) if info.type == pafs.FileType.File]
+    if not files:
+        raise ConfigError(f"there is no model at {source.uri}", remedy="correct the URI")
+    return "\n".join([source.uri, *sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in files)])
+
+
+def _private_cache() -> Path:
+    """This user's cache folder. The temporary folder is shared: nobody else may put a model there in our name."""
+    folder = Path(tempfile.gettempdir()) / f"fleming-cache-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise SetupError(
+            f"{folder} belongs to somebody else", remedy="remove it, or set TMPDIR to a folder of your own"
+        )
+    folder.chmod(0o700)
+    return folder
+
+
+def _fetch(source: Storage, cache: Path) -> None:
+    """Copy beside ``cache`` and rename: a copy that was cut short is begun again."""
+    partial = Path(f"{cache}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with storage_errors(str(cache)):
+        partial.mkdir()  # pyarrow makes the folders inside, and not this one
+        pafs.copy_files(source.root, str(partial), source_filesystem=source.fs)
+        partial.rename(cache)
 
 
 def _from_hub(name: str) -> str:
