@@ -7,10 +7,12 @@ this node when a library wants local files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -38,8 +40,9 @@ class Storage:
         """Open a path or URI. A leading ``~`` is the home directory; nothing is created yet.
 
         Raises:
-            ConfigError: the scheme is not one that pyarrow knows.
+            ConfigError: the scheme is not one that pyarrow knows, or lacks a slash.
         """
+        _refuse_half_uri(location)
         if "://" not in location:
             path = str(Path(location).expanduser().absolute())
             return cls(uri=path, fs=pafs.LocalFileSystem(), root=path)
@@ -64,7 +67,8 @@ class Storage:
         return Storage(uri=f"{self.uri}/{key}", fs=self.fs, root=self.path(key))
 
     def exists(self, key: str = "") -> bool:
-        return bool(self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound)
+        with storage_errors(self.uri, "read"):
+            return bool(self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound)
 
     def is_directory(self, key: str = "") -> bool:
         return bool(self.fs.get_file_info(self.path(key)).type == pafs.FileType.Directory)
@@ -72,10 +76,16 @@ class Storage:
     def list(self, key: str = "") -> list[str]:
         """Base names in the folder ``key``, sorted; empty when it is not there."""
         selector = pafs.FileSelector(self.path(key), allow_not_found=True)
-        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+        with storage_errors(self.path(key), "read"):
+            return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
     def read(self, key: str) -> bytes:
-        with self.fs.open_input_stream(self.path(key)) as stream:
+        """The content of a file.
+
+        Raises:
+            SetupError: it is not there or cannot be read.
+        """
+        with storage_errors(self.path(key), "read"), self.fs.open_input_stream(self.path(key)) as stream:
             return bytes(stream.read())
 
     def write(self, key: str, content: bytes) -> None:
@@ -114,12 +124,16 @@ class Storage:
                 Path(temporary).unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
-        if self.exists(key):
-            self.fs.delete_file(self.path(key))
+        """Delete a file; nothing when it is not there."""
+        with storage_errors(self.path(key)), contextlib.suppress(FileNotFoundError):
+            if self.exists(key):
+                self.fs.delete_file(self.path(key))
 
     def delete_tree(self, key: str) -> None:
-        if self.exists(key):
-            self.fs.delete_dir(self.path(key))
+        """Delete a folder and all in it; nothing when it is not there."""
+        with storage_errors(self.path(key)), contextlib.suppress(FileNotFoundError):
+            if self.exists(key):
+                self.fs.delete_dir(self.path(key))
 
 
 def _write_local(target: str, content: bytes) -> None:
@@ -139,22 +153,43 @@ def _write_and_sync(path: str, content: bytes) -> None:
 
 
 @contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Turn the operating system's refusals into errors that say what to do."""
+def storage_errors(where: str, action: str = "write to", *, setting: str = "run.storage") -> Iterator[None]:
+    """Turn every refusal of the operating system or the store into an error that says what to do.
+
+    Raises:
+        SetupError: "cannot write to <where>: <reason>"; its remedy names ``setting``, which chose the place.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SetupError(
                 f"no space left on {where}",
-                remedy="free some space or set run.storage to another place, then run the same command with --resume",
+                remedy=f"free some space or set {setting} to another place, then run the same command with --resume",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise SetupError(
-                f"cannot write to {where}: {error.strerror or error}",
-                remedy="set run.storage to a place that you may write to",
-            ) from error
-        raise
+        # pyarrow repeats the path and the number in its text; where there is no number the text is all there is.
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split()).rstrip(".")[:200]
+        may = "that can be read" if action == "read" else "that you may write to"
+        raise SetupError(
+            f"cannot {action} {where}: {reason or type(error).__name__}", remedy=f"set {setting} to a place {may}"
+        ) from error
+
+
+_HALF_URI = re.compile(
+    r"(?P<scheme>(?:s3|gs|gcs|hdfs|viewfs|abfs|abfss|file|mock)(?=:)|[a-z][a-z0-9+.-]+(?=:/)):", re.I
+)
+
+
+def _refuse_half_uri(location: str) -> None:
+    """``s3:/bucket`` would be taken for a folder of that name, here."""
+    found = _HALF_URI.match(location)
+    if found and "://" not in location:
+        rest = location[found.end() :].lstrip("/")
+        scheme = found["scheme"].lower()
+        right = f"{scheme}:///{rest}" if scheme == "file" else f"{scheme}://{rest}"
+        raise ConfigError(
+            f"{location!r}: a URI has two slashes after the colon", remedy=f"write {right}, or ./ before it"
+        )
 
 
 def local_copy(location: str) -> str:
@@ -169,9 +204,14 @@ def local_copy(location: str) -> str:
         ConfigError: there is no such model.
         SetupError: the copy cannot be made; nothing half-copied is ever returned.
     """
+    _refuse_half_uri(location)
     if "://" not in location:
         expanded = Path(location).expanduser()
-        return str(expanded) if expanded.exists() else _from_hub(location)
+        if expanded.exists():
+            return str(expanded)
+        if location.startswith(("/", ".", "~")):  # no name on the hub begins so
+            raise ConfigError(f"model {location!r}: no such directory", remedy="correct the path")
+        return _from_hub(location)
     source = Storage.open(location)
     if source.is_local:
         return source.root
@@ -210,7 +250,7 @@ def _fetch(source: Storage, cache: Path) -> None:
     """Copy beside ``cache`` and rename: a copy that was cut short is begun again."""
     partial = Path(f"{cache}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with storage_errors(str(cache)):
+    with storage_errors(str(cache), setting="TMPDIR"):
         partial.mkdir()  # pyarrow makes the folders inside, and not this one
         pafs.copy_files(source.root, str(partial), source_filesystem=source.fs)
         partial.rename(cache)
@@ -224,7 +264,8 @@ def _from_hub(name: str) -> str:
     try:
         return snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ConfigError(
-            f"model {name!r} is no directory here, and the hub does not give it: {' '.join(str(error).split())[:200]}",
+            f"model {name!r} is no directory here, and the hub does not give it: {reason}",
             remedy="correct the path or the hub name; without a network give a local model directory",
         ) from error
