@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from cluster.config import LoopConfig
 from cluster.drawing import QuestionDrawer
 from data.errors import EngineError
 from data.records import Group, Question, ScoredGroup
 from data.wire import Sampler, SamplingSpec, Scorer
+from learner.batching import has_signal
 from reward_service.pool import VerificationFailed
 
 
@@ -59,7 +61,13 @@ def _kind(group: ScoredGroup) -> str:
 
 
 async def collect(
-    drawer: QuestionDrawer, sampler: Sampler, scorer: Scorer, *, loop: LoopConfig, sampling: SamplingSpec
+    drawer: QuestionDrawer,
+    sampler: Sampler,
+    scorer: Scorer,
+    *,
+    loop: LoopConfig,
+    sampling: SamplingSpec,
+    overlong: Literal["train", "drop"] = "train",
 ) -> Collected:
     """Collect ``loop.questions_per_step`` groups with signal, in at most ``loop.max_refill_rounds`` further rounds.
 
@@ -83,7 +91,7 @@ async def collect(
             if isinstance(scored, Group):
                 failed.append(scored)
             else:
-                (admitted if scored.has_signal else without_signal).append(scored)
+                (admitted if has_signal(scored, overlong) else without_signal).append(scored)
         if len(failed) > loop.max_failed_groups:
             raise EngineError(
                 f"{len(failed)} groups of one step could not be verified, "

@@ -144,7 +144,11 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except FileNotFoundError as error:
         known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml"))) or "none here"
         raise ConfigError(f"recipe {file} does not exist", remedy=f"give the path of a recipe ({known})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"recipe {file} cannot be read: {error.strerror}", remedy="give the path of a YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"recipe {file} cannot be read: {reason}", remedy="mend the YAML at that place") from error
     if not isinstance(document, dict):

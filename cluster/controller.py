@@ -137,8 +137,9 @@ class Controller:
 
     async def _finish(self) -> None:
         """Evaluate, commit what no commit covers yet, and write the trained policy as a model directory."""
-        if self._solved:
+        if self._solved or "after" not in self.evaluations:
             self.evaluations["after"] = await self._evaluate(samples=self._loop.evaluation.samples)
+        if self._solved:
             commit = self._parts.store.last_commit()
             if commit is None or commit.step < self._step:
                 await self._commit(await self._parts.learner.checkpoint(self._step))
@@ -153,7 +154,14 @@ class Controller:
     async def _collect(self) -> Collected:
         parts, rollouts = self._parts, self._recipe.rollouts
         sampling = SamplingSpec(temperature=rollouts.temperature, max_tokens=rollouts.max_completion_tokens)
-        return await collect(parts.drawer, parts.sampler, parts.scorer, loop=self._loop, sampling=sampling)
+        return await collect(
+            parts.drawer,
+            parts.sampler,
+            parts.scorer,
+            loop=self._loop,
+            sampling=sampling,
+            overlong=self._recipe.grpo.overlong,
+        )
 
     async def _learn(self, collected: Collected) -> tuple[StepDone, WeightUpdate, CheckpointSaved | None]:
         """Centre the advantages, pack a batch for every rank and take one step; the policy becomes version step + 1."""
@@ -244,6 +252,9 @@ class Controller:
             parts.drawer.reset()
         else:
             self.load_state_dict(parts.store.controller_state(commit))
+        if parts.learner.step != self._step:  # it came up before it could be told of the last commit
+            assert commit is not None
+            await parts.learner.load(RestorePoint(step=commit.step, checkpoint=commit.learner_checkpoint))
         await parts.publish((await parts.learner.publish(self._step)).update)
         if "before" not in self.evaluations:
             self.evaluations["before"] = await self._evaluate(samples=self._loop.evaluation.samples)

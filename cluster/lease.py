@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import socket
 import time
 import uuid
+from collections.abc import Iterator
 
 import psutil
 
@@ -38,18 +41,32 @@ class Lease:
         """
         if self._storage.create_exclusive(KEY, self._content()):
             return
-        holder = json.loads(self._storage.read(KEY))
-        if _is_alive(holder):
-            raise RunStateError(
-                f"run {self._storage.uri} is being written by process {holder['pid']} on {holder['host']}",
-                remedy="wait for it or stop it; to start another run, pass --set run.name=NAME",
-            )
-        self._storage.write(KEY, self._content())
+        with self._taking_over():
+            holder = self._holder()
+            if holder and _is_alive(holder):
+                raise RunStateError(
+                    f"run {self._storage.uri} is being written by process {holder['pid']} on {holder['host']}",
+                    remedy="wait for it or stop it; to start another run, pass --set run.name=NAME",
+                )
+            self._storage.write(KEY, self._content())
         self.check()
+
+    @contextlib.contextmanager
+    def _taking_over(self) -> Iterator[None]:
+        """Two newcomers must not both find the lease stale and take it: one looks and writes at a time.
+
+        Object stores have no lock; there `check` before every commit is what stops the loser.
+        """
+        if not self._storage.is_local:
+            yield
+            return
+        with open(self._storage.path(KEY) + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def check(self) -> None:
         """Raise unless the lease is still ours; called before every commit."""
-        holder = json.loads(self._storage.read(KEY)) if self._storage.exists(KEY) else {}
+        holder = self._holder()
         if holder.get("nonce") != self._nonce:
             raise RunStateError(
                 f"the lease of run {self._storage.uri} was taken by process {holder.get('pid')} "
@@ -58,8 +75,20 @@ class Lease:
             )
 
     def release(self) -> None:
-        if self._storage.exists(KEY) and json.loads(self._storage.read(KEY)).get("nonce") == self._nonce:
+        if self._holder().get("nonce") == self._nonce:
             self._storage.delete(KEY)
+
+    def _holder(self) -> dict[str, object]:
+        if not self._storage.exists(KEY):
+            return {}
+        try:
+            holder: dict[str, object] = json.loads(self._storage.read(KEY))
+        except ValueError as error:
+            raise RunStateError(
+                f"{self._storage.uri}/{KEY} is damaged",
+                remedy="make sure that no other process writes this run, then delete the file",
+            ) from error
+        return holder
 
     async def keep(self) -> None:
         """Renew the heartbeat until cancelled; raises when the lease was lost."""

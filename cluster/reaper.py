@@ -44,7 +44,8 @@ class Reaper:
         assert self._process.stdin is not None
         self._process.stdin.write(IN_GOOD_ORDER)
         self._process.stdin.close()
-        self._process.wait(timeout=GRACE_S + PATIENCE_S + 5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=GRACE_S + PATIENCE_S + 5)
         os.environ.pop(TOKEN, None)
 
 

@@ -99,6 +99,10 @@ class RunStore:
         self.storage.write(f"attempts/attempt-{self.attempt:02d}.json", to_json({**about, "started_at": now()}))
         return self.attempt
 
+    def has_work(self) -> bool:
+        """True when something has happened that is worth keeping: a finished stage, or completions sampled."""
+        return bool(self.storage.list("stages") or self.storage.list("trajectories"))
+
     def stage_figures(self, stage: str) -> dict[str, float] | None:
         """Figures of a finished stage, or None when it has not finished."""
         key = f"stages/{stage}.json"

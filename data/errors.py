@@ -30,6 +30,10 @@ def _rebuild(kind: type[FlemingError], problem: str, remedy: str) -> FlemingErro
     return kind(problem, remedy=remedy)
 
 
+RESUMABLE = "resumable"
+"""A note (`BaseException.add_note`) on an error that ended a run which can be resumed."""
+
+
 class ConfigError(FlemingError):
     """A recipe, an override or a combination of settings that cannot be run."""
 

@@ -143,6 +143,14 @@ class TrainShard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestorePoint:
+    """Where a (re)started learner begins: ``checkpoint`` in the run's storage, None = the initial model."""
+
+    step: int
+    checkpoint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """Command: take one optimiser step. ``shards[r]`` is a Ray object reference to the `TrainShard` of rank r.
 
@@ -177,11 +185,18 @@ class ExportModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadCheckpoint:
+    """Command: go back (or on) to ``restore``; answered by `LearnerStarted`."""
+
+    restore: RestorePoint
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopLearner:
     """Command: leave the train loop in good order."""
 
 
-LearnerCommand = TrainStep | PublishWeights | SaveCheckpoint | ExportModel | StopLearner
+LearnerCommand = TrainStep | PublishWeights | SaveCheckpoint | ExportModel | LoadCheckpoint | StopLearner
 
 
 # --- from the learner to the controller -------------------------------------------------------------------------------
@@ -234,14 +249,6 @@ class LearnerFailed:
 
 
 LearnerEvent = LearnerStarted | StepDone | WeightsReady | CheckpointSaved | ModelExported | LearnerFailed
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestorePoint:
-    """Where a (re)started learner begins: ``checkpoint`` in the run's storage, None = the initial model."""
-
-    step: int
-    checkpoint: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

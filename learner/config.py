@@ -49,6 +49,9 @@ class LearnerConfig(StrictModel):
     sync_bucket_mib: Annotated[
         float, Field(gt=0, description="largest bucket of gathered weights during a sync, MiB")
     ] = 256.0
+    start_timeout_s: Annotated[
+        float, Field(gt=0, description="seconds until the ranks must be up, waiting for a place included")
+    ] = 1800.0
     max_restarts: Annotated[int, Field(ge=0, description="worker-group restarts that Ray Train may do")] = 3
     collective_timeout_s: Annotated[
         float, Field(gt=0, description="seconds after which a collective that hangs is an error")

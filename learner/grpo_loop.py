@@ -27,6 +27,7 @@ from data.wire import (
     LearnerCommand,
     LearnerEvent,
     LearnerStarted,
+    LoadCheckpoint,
     ModelExported,
     PublishWeights,
     RestorePoint,
@@ -162,6 +163,9 @@ class GrpoServer:
                 return
             if isinstance(command, PublishWeights):
                 self._announce(self._publish(command.version))
+            elif isinstance(command, LoadCheckpoint):
+                self._restore(command.restore)
+                self._post(LearnerStarted(generation=self.generation, step=self.step))
             elif isinstance(command, SaveCheckpoint):
                 self._checkpoint(command.step)
             elif isinstance(command, ExportModel):

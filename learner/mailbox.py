@@ -48,11 +48,18 @@ class Mailbox:
         """Where a restarted learner would begin; its checkpoint must not be deleted."""
         return self._restore
 
-    async def send(self, command: LearnerCommand) -> None:
-        """Append a command for every rank."""
+    async def send(self, generation: int, command: LearnerCommand) -> bool:
+        """Append a command for every rank of ``generation``.
+
+        Returns False, and does nothing, when that generation has been replaced: the command was made for a learner in
+        another state.
+        """
         async with self._changed:
+            if generation != self._generation:
+                return False
             self._commands.append(command)
             self._changed.notify_all()
+            return True
 
     async def next_command(self, generation: int, index: int) -> LearnerCommand:
         """Wait for command number ``index`` of ``generation``.

@@ -77,20 +77,29 @@ class FakeLearner:
 
     def __init__(self, dies_at: Sequence[int] = ()) -> None:
         self.steps: list[int] = []
+        self.step = 0
         self.restore = RestorePoint(step=0, checkpoint=None)
         self.saved: list[int] = []
         self._deaths = list(dies_at)
+        self.stands_at: list[int] = []
 
     async def started(self) -> LearnerStarted:
+        self.step = self.restore.step
         return LearnerStarted(generation=1, step=self.restore.step)
+
+    async def load(self, restore: RestorePoint) -> None:
+        self.step = restore.step
 
     async def train(self, command: TrainStep) -> tuple[StepDone, WeightsReady | None, CheckpointSaved | None]:
         from cluster.learner_client import LearnerRestarted
 
         if command.step in self._deaths:
             self._deaths.remove(command.step)
+            self.step = self.stands_at.pop(0) if self.stands_at else self.restore.step
             raise LearnerRestarted(self.restore.step)
+        assert command.step == self.step + 1, "a step must follow the state that the learner is in"
         self.steps.append(command.step)
+        self.step = command.step
         done = StepDone(step=command.step, metrics={"loss": 0.0}, seconds={})
         saved = await self.checkpoint(command.step) if command.checkpoint else None
         return done, await self.publish(command.step), saved

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.exceptions import RayTaskError
 from typer.testing import CliRunner, Result
 
 from cluster import session
 from cluster.cli import app, find_known
 from cluster.config import load_recipe
-from cluster.pipeline import check_start
+from cluster.lease import Lease
 from cluster.run_store import RunStore
+from cluster.starting import Attempt, check_start
 from data.errors import ConfigError, EngineError, SetupError
 from data.storage import Storage
 from data.tables import to_table
@@ -80,8 +82,61 @@ def test_an_existing_run_directory(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "run.yaml").write_text("recipe: {}\n")
     result = run(tmp_path)
-    assert result.exit_code == 1 and "--resume" in result.stderr
+    assert result.exit_code == 1 and "exists. Remedy: pass --resume" in result.stderr
     assert [path.name for path in place.iterdir()] == ["run.yaml"]
+
+
+def test_a_directory_of_somebody_elses_files_is_neither_used_nor_deleted(tmp_path: Path) -> None:
+    thesis = tmp_path / "runs" / "quickstart" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    result = run(tmp_path)
+    assert result.exit_code == 1 and "is no run" in result.stderr
+    assert thesis.read_text() == "years of work"
+
+
+def test_a_resume_of_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", QUICKSTART, "--set", f"run.storage={tmp_path / 'runs'}", "--resume"])
+    check_refused(result, tmp_path, "there is no run at")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "a: [", "recipe: 3"])
+def test_a_damaged_run_file(tmp_path: Path, content: str) -> None:
+    place = tmp_path / "runs" / "quickstart"
+    place.mkdir(parents=True)
+    (place / "run.yaml").write_text(content)
+    result = CliRunner().invoke(app, ["run", QUICKSTART, "--set", f"run.storage={tmp_path / 'runs'}", "--resume"])
+    assert result.exit_code == 1 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    result = run(tmp_path)
+    assert result.exit_code == 1 and "cannot write" in result.stderr
+
+
+def opened(tmp_path: Path) -> Attempt:
+    return Attempt.open(load_recipe(QUICKSTART), RunStore(Storage.open(str(tmp_path / "run"))))
+
+
+def test_a_failed_attempt_takes_only_a_directory_of_its_own_in_which_nothing_happened(tmp_path: Path) -> None:
+    opened(tmp_path).fail(RuntimeError("early"))
+    assert not (tmp_path / "run").exists()
+    attempt = opened(tmp_path)
+    attempt.store.finish_stage("warm_up", {})
+    attempt.fail(RuntimeError("late"))
+    assert "attempt_failed" in (tmp_path / "run" / "events.jsonl").read_text()
+    opened(tmp_path).fail(RuntimeError("resumed"))
+    assert (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_a_failed_attempt_that_lost_its_lease_touches_nothing(tmp_path: Path) -> None:
+    attempt = opened(tmp_path)
+    (tmp_path / "run" / "lease.json").unlink()
+    Lease(Storage.open(str(tmp_path / "run"))).acquire()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    attempt.fail(RuntimeError("late"))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_resume_with_another_recipe(tmp_path: Path) -> None:
@@ -135,4 +190,6 @@ def test_an_error_is_found_behind_groups_and_actors() -> None:
     behind_ray = RuntimeError("task failed")
     behind_ray.cause = known  # type: ignore[attr-defined]
     assert find_known(ExceptionGroup("group", [ValueError("x"), ExceptionGroup("inner", [behind_ray])])) is known
+    crossed = RayTaskError("f", "a traceback", known)
+    assert str(find_known(crossed.as_instanceof_cause())) == str(known)
     assert find_known(ValueError("x")) is None

@@ -198,6 +198,16 @@ def test_a_restart_of_the_learner_goes_back_to_the_commit_and_repeats_what_came_
     assert surviving == straight.store.trajectories().select(["step", "question_id", "draw"]).to_pylist()
 
 
+def test_a_learner_that_came_up_before_it_knew_the_last_commit_is_brought_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = FakeLearner(dies_at=[5])
+    learner.stands_at = [2]  # the commit of step 4 is on disk, the restarted learner was told of step 2
+    world = World(tmp_path, learner, FakeScorer(mixed), monkeypatch)
+    world.run()
+    assert learner.steps == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_second_process_resumes_at_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = World(tmp_path, FakeLearner(), FakeScorer(mixed), monkeypatch, steps=4)
     first.run()

