@@ -21,7 +21,8 @@ class RolloutConfig(StrictModel):
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto = bfloat16 on GPU, float32 on CPU")
     ] = "auto"
-    temperature: Annotated[float, Field(gt=0, description="sampling temperature of training rollouts")] = 1.0
+    # vLLM samples at 0.01 whatever is asked below it; the learner would divide by another temperature.
+    temperature: Annotated[float, Field(ge=0.01, description="sampling temperature of training rollouts")] = 1.0
     max_prompt_tokens: Annotated[int, Field(ge=1, description="longer prompts are refused")] = 1024
     max_completion_tokens: Annotated[int, Field(ge=1, description="completions are cut here")] = 1024
     max_concurrent_requests: Annotated[int, Field(ge=1, description="sequences one engine decodes at once")] = 64

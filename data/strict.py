@@ -6,6 +6,14 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """A frozen pydantic model that refuses unknown keys and does not coerce types behind the user's back."""
+    """A frozen pydantic model that refuses unknown keys, infinities and NaN (``.inf`` and ``.nan`` in YAML), and
+    does not coerce types behind the user's back."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )

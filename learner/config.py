@@ -8,13 +8,16 @@ from pydantic import Field, model_validator
 
 from data.strict import StrictModel
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of a moving average. At 1 AdamW divides by zero: its correction of the start is 1 - beta ** step."""
+
 
 class OptimizerConfig(StrictModel):
     """AdamW and its learning-rate schedule."""
 
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-6
-    betas: Annotated[tuple[float, float], Field(description="AdamW betas")] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    betas: Annotated[tuple[Beta, Beta], Field(description="AdamW betas, each in [0, 1)")] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0, description="AdamW epsilon: keeps the step finite where no gradient was")] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Annotated[Literal["constant", "linear", "cosine"], Field(description="shape after the warm-up")] = (
         "constant"
@@ -91,7 +94,7 @@ class TinyPolicyConfig(StrictModel):
     kv_heads: Annotated[int, Field(ge=1, description="key-value heads; must divide heads")] = 2
     vocab_size: Annotated[int, Field(ge=300, description="tokens, 256 bytes and the tags included")] = 2048
     max_positions: Annotated[int, Field(ge=16, description="longest sequence, tokens")] = 256
-    seed: Annotated[int, Field(ge=0, description="initial weights")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="initial weights")] = 0
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
