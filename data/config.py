@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from data.strict import StrictModel
+from data.synthesis.config import SynthesisConfig
 
 
 class HpoConfig(StrictModel):
@@ -28,10 +29,11 @@ class HpoConfig(StrictModel):
 
 
 class QuestionSourceConfig(StrictModel):
-    """Where the questions come from: generated from the HPO, or read from Parquet files of question records."""
+    """Where the questions come from: generated from the HPO or a graph, or read from Parquet files of question records."""
 
-    source: Annotated[Literal["hpo", "parquet"], Field(description="hpo or parquet")] = "hpo"
+    source: Annotated[Literal["hpo", "synthesis", "parquet"], Field(description="hpo, synthesis or parquet")] = "hpo"
     hpo: HpoConfig = HpoConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
     path: Annotated[
         str,
         Field(description="Parquet file of questions (source: parquet); their split is train, held_out or warm_up"),

@@ -17,6 +17,10 @@ def load_questions(config: QuestionSourceConfig) -> QuestionSplits:
     """
     if config.source == "hpo":
         return hpo_splits(config.hpo)
+    if config.source == "synthesis":
+        from data.synthesis.run import synthesis_splits
+
+        return synthesis_splits(config.synthesis)
     by_split: dict[str, list[Question]] = {"train": [], "held_out": [], "warm_up": []}
     seen: set[str] = set()
     for row, question in enumerate(read_parquet(Question, config.path)):

@@ -1,0 +1,330 @@
+"""The facts of a graph by relation, in both directions, with kinship, rarity and drugs of diseases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from data.graph.queries import RARE_BELOW, KnowledgeGraph
+from data.graph.store import end_codes
+from data.sources.hpo_files import family_of
+from data.synthesis.words import clashes, plain
+
+Band = Literal["rare", "common", "unrated"]
+FINDING_TYPES = ("phenotype", "imaging_finding")
+_GENERAL = ("abnormal", "functional", "constitutional", "neoplasm", "morphological", "all", "phenotypic", "clinical")
+_MENDELIAN = ("OMIM:", "ORPHA:", "DECIPHER:")
+_COMMON_SOURCES = ("hetionet", "indications")
+_MOST_REMEMBERED = 400_000
+_MENTIONED = ("treats", "palliates", "used_off_label_for")
+
+Pairs = dict[int, dict[int, float]]
+"""Subject -> object -> share of patients, NaN when not given."""
+
+
+@dataclass
+class Facts:
+    """Facts by relation, in both directions. Built once, then only read."""
+
+    graph: KnowledgeGraph
+    facts: dict[str, Pairs] = field(default_factory=lambda: defaultdict(lambda: defaultdict(dict)))
+    denials: dict[str, dict[int, set[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+    disputed: dict[str, dict[int, set[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+    lay: dict[str, list[str]] = field(default_factory=dict)
+    """Identifier of a finding -> names that patients use."""
+    chains: dict[tuple[str, int], dict[int, list[tuple[int, ...]]]] = field(default_factory=dict)
+    """Memory of `data.synthesis.forms.chains`."""
+    _codes: dict[str, int] = field(default_factory=dict)
+    _key: Any = None
+    _order: Any = None
+
+    @classmethod
+    def of(cls, graph: KnowledgeGraph) -> Self:
+        """Index a graph; some seconds for half a million statements."""
+        world = cls(graph=graph)
+        subjects, objects = end_codes(graph.tables)
+        edges = graph.tables.edges
+        predicates = edges["predicate"].to_pylist()
+        negated, disputed = edges["negated"].to_numpy(), edges["disputed"].to_numpy()
+        shares = edges["frequency"].to_numpy(zero_copy_only=False)
+        rows = zip(subjects.tolist(), predicates, objects.tolist(), negated, disputed, shares.tolist(), strict=True)
+        for subject, predicate, object_, denied, doubted, share in rows:
+            if doubted:
+                world.disputed[predicate][subject].add(object_)
+            elif denied:
+                world.denials[predicate][subject].add(object_)
+            else:
+                known = world.facts[predicate][subject]
+                old = known.get(object_, float("nan"))
+                known[object_] = share if not old >= share else old
+        world.index_edges(subjects, predicates, objects)
+        world.facts = {relation: dict(pairs) for relation, pairs in world.facts.items()}
+        world.denials = {relation: dict(pairs) for relation, pairs in world.denials.items()}
+        world.disputed = {relation: dict(pairs) for relation, pairs in world.disputed.items()}
+        return world
+
+    def index_edges(self, subjects: Any, predicates: list[str], objects: Any) -> None:
+        """Make every edge findable by its ends and relation."""
+        names = sorted(set(predicates))
+        lookup = {name: code for code, name in enumerate(names)}
+        kind = np.fromiter((lookup[name] for name in predicates), dtype=np.int64, count=len(predicates))
+        size = len(self.graph)
+        self._codes = lookup
+        self._key = (subjects.astype(np.int64) * (len(names) or 1) + kind) * size + objects
+        self._order = np.argsort(self._key, kind="stable")
+        self._key = self._key[self._order]
+
+    def rows_of(self, edge: tuple[int, str, int]) -> list[int]:
+        """Rows of the edge table that state, or deny, an edge."""
+        subject, predicate, object_ = edge
+        if predicate not in self._codes:
+            return []
+        key = (subject * len(self._codes) + self._codes[predicate]) * len(self.graph) + object_
+        first, last = np.searchsorted(self._key, [key, key + 1])
+        return [int(row) for row in self._order[first:last]]
+
+    # --- vocabulary ---------------------------------------------------------------------------------------------------
+
+    def of_relation(self, relation: str) -> Pairs:
+        return self.facts.get(relation, {})
+
+    @cached_property
+    def _inverse(self) -> dict[str, Pairs]:
+        return {}
+
+    def inverse(self, relation: str) -> Pairs:
+        """Object -> subject -> share of a relation."""
+        if relation not in self._inverse:
+            turned: Pairs = defaultdict(dict)
+            for subject, objects in self.of_relation(relation).items():
+                for object_, share in objects.items():
+                    turned[object_][subject] = share
+            self._inverse[relation] = dict(turned)
+        return self._inverse[relation]
+
+    @cached_property
+    def _above(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def above(self, node: int) -> frozenset[int]:
+        """Everything above a node by is-a, itself left out."""
+        if node not in self._above:
+            found: set[int] = set()
+            todo = [node]
+            while todo:
+                new = self.of_relation("is_a").get(todo.pop(), {}).keys() - found - {node}
+                found |= new
+                todo += new
+            self._above[node] = frozenset(found)
+        return self._above[node]
+
+    def parents(self, node: int) -> set[int]:
+        return set(self.of_relation("is_a").get(node, {}))
+
+    def related(self, first: int, second: int) -> bool:
+        """True when one is the other or lies above it."""
+        return first == second or first in self.above(second) or second in self.above(first)
+
+    @cached_property
+    def synonyms(self) -> list[list[str]]:
+        return [list(names) for names in self.graph.tables.nodes["synonyms"].to_pylist()]
+
+    @cached_property
+    def askable(self) -> frozenset[int]:
+        """Findings that are specific and short enough to be read in a vignette or an option."""
+        names, types = self.graph.names, self.graph.types
+        used = set().union(*(terms for terms in self.of_relation("has_phenotype").values()))
+        return frozenset(
+            n for n in used
+            if types[n] in FINDING_TYPES and len(names[n]) <= 60 and not names[n].lower().startswith(_GENERAL)
+        )  # fmt: skip
+
+    # --- diseases -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def diseases(self) -> tuple[int, ...]:
+        """Diseases with a readable name about which there is a fact to ask for."""
+        named = (n for n, kind in enumerate(self.graph.types) if kind == "disease")
+        return tuple(n for n in named if n in self._told and 3 <= len(self.graph.names[n]) <= 90)
+
+    @cached_property
+    def _told(self) -> set[int]:
+        told: set[int] = set()
+        for relation in ("has_phenotype", "associated_with_gene", "has_inheritance", "measured_by"):
+            told |= self.of_relation(relation).keys()
+        for relation in ("treats", "contraindicated_in"):
+            told |= self.inverse(relation).keys()
+        return told
+
+    def findings(self, disease: int) -> dict[int, float]:
+        return self.of_relation("has_phenotype").get(disease, {})
+
+    def share(self, disease: int, term: int) -> float:
+        """Share of patients with a finding; 0.5 when no source gives one."""
+        share = self.findings(disease).get(term, float("nan"))
+        return share if share == share else 0.5
+
+    @cached_property
+    def _families(self) -> tuple[dict[int, str], dict[str, list[int]]]:
+        of: dict[int, str] = {}
+        members: dict[str, list[int]] = defaultdict(list)
+        for disease, kind in enumerate(self.graph.types):
+            if kind == "disease":
+                of[disease] = family_of(self.graph.names[disease])
+                members[of[disease]].append(disease)
+        return of, members
+
+    def family(self, disease: int) -> str:
+        """The base name of a disease; what shares it is never told apart, and lies in one split."""
+        return self._families[0][disease]
+
+    @cached_property
+    def _kin(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def kin(self, disease: int) -> frozenset[int]:
+        """The disease, its family, what lies above it and below it by is-a."""
+        if disease not in self._kin:
+            kin = {disease, *self._families[1][self.family(disease)]} | self.above(disease)
+            todo = [disease]
+            while todo:
+                new = self.inverse("is_a").get(todo.pop(), {}).keys() - kin
+                kin |= new
+                todo += new
+            self._kin[disease] = frozenset(kin)
+        return self._kin[disease]
+
+    @cached_property
+    def _confusable(self) -> dict[tuple[int, int], bool]:
+        return {}
+
+    def confusable(self, first: int, second: int) -> bool:
+        """True when two entries may speak of one disease; see `_may_be_one`."""
+        key = (first, second)
+        if key not in self._confusable:
+            bound(self._confusable)
+            self._confusable[key] = self._may_be_one(first, second)
+        return self._confusable[key]
+
+    def _may_be_one(self, first: int, second: int) -> bool:
+        """True when two entries may speak of one disease: kin, a gene in common, or names that say nearly the same."""
+        if second in self.kin(first) or first in self.kin(second):
+            return True
+        genes = self.of_relation("associated_with_gene")
+        if genes.get(first, {}).keys() & genes.get(second, {}).keys():
+            return True
+        return clashes(self.all_names(first), self.all_names(second))
+
+    def all_names(self, node: int) -> list[str]:
+        return [self.graph.names[node], *self.synonyms[node]]
+
+    # --- rarity -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _rarity(self) -> dict[int, tuple[float, Band]]:
+        nodes = self.graph.tables.nodes
+        columns = (nodes[name].to_pylist() for name in ("type", "tags", "prevalence", "ids", "sources"))
+        found: dict[int, tuple[float, Band]] = {}
+        for number, (kind, tags, prevalence, ids, sources) in enumerate(zip(*columns, strict=True)):
+            if kind != "disease":
+                continue
+            if "rare" in tags:
+                found[number] = (1.0, "rare")
+            elif prevalence:
+                score = float(min(1.0, max(0.0, (-np.log10(prevalence) - 1) / 6)))
+                found[number] = (score, "rare" if prevalence < RARE_BELOW else "common")
+            elif set(sources) & {*_COMMON_SOURCES} or not any(i.startswith(_MENDELIAN) for i in ids):
+                found[number] = (0.0, "common")
+            else:
+                found[number] = (0.5, "unrated")
+        return found
+
+    def rarity(self, disease: int) -> float:
+        """1: a source flags it as rare; by prevalence where given; 0: none of the rare-disease catalogues lists it.
+
+        0.5: a catalogue of hereditary diseases lists it (OMIM, Orphanet, DECIPHER) and no source says how rare it is.
+        """
+        return self._rarity[disease][0]
+
+    def band(self, disease: int) -> Band:
+        return self._rarity[disease][1]
+
+    # --- drugs --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _drugs(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def mentioned_drugs(self, disease: int) -> frozenset[int]:
+        """Drugs that any source gives for a disease or its kin in any way, disputed or not."""
+        if disease not in self._drugs:
+            self._drugs[disease] = frozenset(self._find_drugs(self.kin(disease)))
+        return self._drugs[disease]
+
+    @cached_property
+    def _areas(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def area_drugs(self, disease: int) -> frozenset[int]:
+        """Drugs of a disease and of all that stand in its branch of a disease ontology or are said to resemble it.
+
+        Indications are published slowly: a drug for one cancer may well treat another. Without a denial it is no
+        distractor.
+        """
+        if disease not in self._areas:
+            near = set(self.kin(disease))
+            branches = self.branches(disease)
+            for member in self.kin(disease):
+                near |= self.of_relation("resembles").get(member, {}).keys()
+                near |= self.inverse("resembles").get(member, {}).keys()
+            near |= {d for d in self._treated if branches & self.branches(d)}
+            self._areas[disease] = frozenset(self._find_drugs(near)) | self.mentioned_drugs(disease)
+        return self._areas[disease]
+
+    @cached_property
+    def _treated(self) -> list[int]:
+        found: set[int] = set().union(*(self.inverse(relation).keys() for relation in _MENTIONED))
+        return sorted(n for n in found if self.graph.types[n] == "disease")
+
+    def branches(self, disease: int) -> set[int]:
+        """What lies above a disease and two steps or more below the top of its ontology."""
+        above = {disease, *self.above(disease)}
+        top = {n for n in above if not self.parents(n)}
+        second = {n for n in above if self.parents(n) & top}
+        return above - top - second
+
+    @cached_property
+    def denied_drugs(self) -> dict[int, set[int]]:
+        """Disease -> drugs that a source says have no indication in it."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for drug, targets in self.denials.get("treats", {}).items():
+            for disease in targets:
+                found[disease].add(drug)
+        return dict(found)
+
+    def _find_drugs(self, diseases: Collection[int]) -> set[int]:
+        found: set[int] = set()
+        for relation in _MENTIONED:
+            for member in diseases:
+                found |= self.inverse(relation).get(member, {}).keys()
+        wanted = set(diseases)
+        found |= {drug for drug, targets in self.disputed.get("treats", {}).items() if targets & wanted}
+        return found
+
+    def classes(self, drug: int) -> set[int]:
+        return set(self.of_relation("in_class").get(drug, {}))
+
+    def readable(self, node: int) -> str:
+        """The preferred name as it stands in a text."""
+        return plain(self.graph.names[node])
+
+
+def bound(memory: dict[Any, Any]) -> None:
+    """Forget everything rather than grow without end."""
+    if len(memory) > _MOST_REMEMBERED:
+        memory.clear()

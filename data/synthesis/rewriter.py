@@ -1,0 +1,153 @@
+"""An LLM words a stem anew; the rewrite is kept only if nothing is lost, nothing is added, and nothing is given away.
+
+The checks do not trust the model: every visible entity must stand in the rewrite as it stood before; every number must
+have stood there; every telling word must come from the original or from a short list of plain words; no
+other entity of the graph may appear; and no telling word of any option.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import httpx
+
+from data.errors import DataError
+from data.synthesis.compose import Made
+from data.synthesis.config import RewriterConfig
+from data.synthesis.words import leaks
+
+PROMPT = """Rewrite the exam question below in other words, as a clinician would write it. Keep every one of these \
+phrases exactly as it is: {phrases}. Add no fact, no number and no name. Do not hint at the answer. Reply with the \
+rewritten question and nothing else.
+
+{stem}"""
+_WORD = re.compile(r"[a-zA-Z]+(?:-[a-zA-Z]+)*|\d+(?:\.\d+)?")
+_PLAIN_WORDS = """
+a an and or the of in on at to for with by from as is are was were be been being has have had this that these those
+which what who whom whose where when how most likely best one following not no only all also both it its his her their
+he she they him them patient patients person individual people case man woman boy girl male female year month old
+years months age aged day days presents presenting presented presentation comes came seen shows showing shown show
+reveals revealed found finding findings features feature picture condition disease disorder diagnosis explains explain
+accounts account would could should may can will you your clinic clinical clinician history record recorded records
+noted notes include includes including addition additional additionally further furthermore moreover together along
+after evaluation examination exam workup work-up assessment assessed evaluated identify identified choose select
+consider considered considering given known underlying cause causes caused associated association linked responsible
+gene genes variant drug drugs treatment treat treats treated used use class belongs belong pharmacologic option
+options question suspected probable confirmed attention referred brought sign signs symptom symptoms manifestation
+manifestations besides than there here do does did
+"""
+_PLAIN = frozenset(_PLAIN_WORDS.split())
+_NEGATION = re.compile(r"\b(not|no|without|lacks?|denies|absent|never|neither|nor)\b")
+
+
+class Rewriter(Protocol):
+    """Anything that answers a prompt with a text. Raises `DataError` when it cannot."""
+
+    def complete(self, prompt: str, seed: int) -> str: ...
+
+
+class EndpointRewriter:
+    """A `Rewriter` over an OpenAI-compatible endpoint (``POST /chat/completions``)."""
+
+    def __init__(self, config: RewriterConfig, transport: httpx.BaseTransport | None = None) -> None:
+        self._config = config
+        key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(timeout=config.timeout_s, headers=headers, transport=transport, trust_env=False)
+
+    def complete(self, prompt: str, seed: int) -> str:
+        body = {
+            "model": self._config.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": self._config.temperature,
+            "seed": seed,
+            "max_tokens": 1024,
+        }
+        try:
+            reply = self._client.post(f"{self._config.url.rstrip('/')}/chat/completions", json=body)
+            reply.raise_for_status()
+            said: Any = reply.json()["choices"][0]["message"]["content"]
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(
+                f"the rewriter at {self._config.url} did not answer: {type(error).__name__}: {str(error)[:160]}",
+                remedy="check the rewriter's url and model, or leave its url empty",
+            ) from error
+        return said.rpartition("</think>")[2].strip() if isinstance(said, str) else ""
+
+
+def fault(made: Made, text: str) -> str:
+    """What is wrong with a rewrite, "" when nothing is.
+
+    Every number and every word that is not plain must stand in the original, so no other entity can slip in.
+    """
+    stem = made.question.stem.lower()
+    lowered = text.lower()
+    if not text.strip() or len(text) > 3 * len(stem) + 100:
+        return "empty or far too long"
+    for phrase in made.shown:
+        if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", lowered):
+            return f"lost: {phrase}"
+    free, before = _without(lowered, made.shown), _without(stem, made.shown)
+    if bool(_NEGATION.search(free)) != bool(_NEGATION.search(before)):
+        return "negation: added or lost"
+    known = set(_WORD.findall(stem)) | _PLAIN
+    added = [word for word in _WORD.findall(free) if word not in known]
+    if added:
+        return f"added: {added[0]}"
+    texts = [option.text.lower() for option in made.question.options]
+    if leaks([made.question.answer_text], text) or any(t in lowered and t not in stem for t in texts):
+        return "gives the answer away"
+    return "" if text.rstrip().endswith(("?", "？")) else "no question"
+
+
+def _without(text: str, phrases: Sequence[str]) -> str:
+    for phrase in sorted(phrases, key=len, reverse=True):
+        text = text.replace(phrase.lower(), " ")
+    return text
+
+
+def rewrite(made: Sequence[Made], rewriter: Rewriter, *, attempts: int, seed: int) -> tuple[list[Made], dict[str, int]]:
+    """Word questions anew where a rewrite passes, their twins alike; and how often which fault was met.
+
+    Raises:
+        DataError: the rewriter does not answer.
+    """
+    counts: dict[str, int] = {"kept": 0, "refused": 0}
+    now: dict[str, Made] = {}
+    out: list[Made] = []
+    for one in made:
+        twin_of = one.explanation.twin_of
+        if twin_of:
+            closed = now[twin_of]
+            changed = closed.question.id != twin_of
+            out.append(_with_stem(one, closed.question.stem, closed.question.id) if changed else one)
+            continue
+        done = _rewritten(one, rewriter, attempts, seed, counts)
+        counts["kept" if done else "refused"] += 1
+        now[one.question.id] = done or one
+        out.append(done or one)
+    return out, counts
+
+
+def _rewritten(one: Made, rewriter: Rewriter, attempts: int, seed: int, counts: dict[str, int]) -> Made | None:
+    phrases = "; ".join(f'"{phrase}"' for phrase in one.shown) or "none"
+    prompt = PROMPT.format(phrases=phrases, stem=one.question.stem)
+    for attempt in range(attempts):
+        text = " ".join(rewriter.complete(prompt, seed + attempt).split())
+        wrong = fault(one, text)
+        if not wrong and text != one.question.stem:
+            return _with_stem(one, text, "")
+        kind = f"fault: {wrong.partition(':')[0] or 'unchanged'}"
+        counts[kind] = counts.get(kind, 0) + 1
+    return None
+
+
+def _with_stem(one: Made, stem: str, twin_of: str) -> Made:
+    tags = one.question.tags if "rewritten" in one.question.tags else (*one.question.tags, "rewritten")
+    question = replace(one.question, stem=stem, tags=tags)
+    explanation = replace(one.explanation, question_id=question.id, twin_of=twin_of)
+    return Made(question=question, explanation=explanation, shown=one.shown)
