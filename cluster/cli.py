@@ -15,6 +15,7 @@ from rich.console import Console
 from cluster.graph import graph_app
 from cluster.score import score
 from cluster.serve import serve_app
+from cluster.synthesize import data_app
 from data.errors import RESUMABLE, FlemingError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.add_typer(graph_app)
 
 app.command()(score)
 app.add_typer(serve_app)
+app.add_typer(data_app)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)
