@@ -42,18 +42,23 @@ async def evaluate_sets(
 ) -> dict[str, float]:
     """Greedy accuracy and format rate of every set; with ``samples`` above 0 also of that many sampled answers.
 
-    Keys are ``eval/<set>_greedy``, ``eval/<set>_sampled``, ``eval/<set>_format`` and the ends of the 95 % intervals,
-    ``..._low`` and ``..._high``.
+    Keys are ``eval/<set>_greedy``, ``eval/<set>_sampled``, ``eval/<set>_format``, the ends of the 95 % intervals,
+    ``..._low`` and ``..._high``, and ``eval/<set>_unverified``, the groups without a verdict. No value is NaN.
+
+    Raises:
+        EngineError: more than a tenth of a set got no verdict.
     """
     figures: dict[str, float] = {}
     for one in sets:
         greedy = await _ask(one, sampler, scorer, rollouts, temperature=0.0, k=1)
         figures |= _with_interval(f"eval/{one.name}_greedy", greedy)
         figures[f"eval/{one.name}_format"] = greedy.format.rate
+        figures[f"eval/{one.name}_unverified"] = float(len(greedy.unverified))
         if samples:
             sampled = await _ask(one, sampler, scorer, rollouts, temperature=rollouts.temperature, k=samples)
             figures |= _with_interval(f"eval/{one.name}_sampled", sampled)
             figures[f"eval/{one.name}_format"] = sampled.format.rate
+            figures[f"eval/{one.name}_unverified"] += float(len(sampled.unverified))
     return figures
 
 

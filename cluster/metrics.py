@@ -59,6 +59,8 @@ METRICS: dict[str, str] = {
     "eval/held_out_sampled": "accuracy of sampled answers on that subset",
     "eval/train_format": "format rate of the sampled (else greedy) answers on the training subset",
     "eval/held_out_format": "format rate of the sampled (else greedy) answers on the held-out subset",
+    "eval/train_unverified": "questions of that evaluation that got no verdict, training subset",
+    "eval/held_out_unverified": "questions of that evaluation that got no verdict, held-out subset",
 }
 
 METRICS |= {

@@ -11,13 +11,28 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.errors import DataError
+from data.errors import DataError, EngineError
 from data.records import Question, ScoredGroup
 from data.wire import Sampler, SamplingSpec, Scorer
 from reward_service.pool import VerificationFailed
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+
+
+UNVERIFIED_LIMIT = 0.1
+"""Share of an evaluation's questions that may stay without a verdict. Beyond it the rest is no fair sample: questions
+that cannot be verified are not a random choice."""
+
+
+def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval (Wilson 1927), in [0, 1], of a share ``rate`` of ``trials`` independent ones, which
+    need be no whole number."""
+    z2 = Z_95 * Z_95
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z_95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
+    # At the ends the bound is exact; rounding must not push it off by a bit.
+    return (0.0 if rate == 0.0 else centre - half), (1.0 if rate == 1.0 else centre + half)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +58,7 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % score interval (Wilson 1927), in [0, 1]; (0, 1) when nothing was asked."""
-        n = self.total
-        if n == 0:
-            return 0.0, 1.0
-        p, z2 = self.correct / n, Z_95 * Z_95
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        # At the ends the bound is exact; rounding must not push it off by a bit.
-        return (0.0 if self.correct == 0 else centre - half), (1.0 if self.correct == n else centre + half)
+        return wilson_interval(self.rate, self.total) if self.total else (0.0, 1.0)
 
     def contains(self, rate: float) -> bool:
         """True when ``rate`` (in [0, 1], for instance chance) lies in the interval."""
@@ -66,7 +74,7 @@ class Accuracy:
 
 def strict_accuracy(groups: Sequence[ScoredGroup]) -> Accuracy:
     """Completions that are right in the strict format. Samples of one question are not independent: with more than one
-    sample per question the interval is too narrow, so quote it for one sample per question."""
+    sample per question its interval is too narrow, and `EvaluationResult.interval` is the one to quote."""
     scores = [score for group in groups for score in group.scores]
     return Accuracy(correct=sum(score.correct >= 1.0 for score in scores), total=len(scores))
 
@@ -110,14 +118,21 @@ class EvaluationResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy, in [0, 1]: Wilson's for one sample per question, else from the spread of the
-        questions' own rates, since samples of one question are not independent."""
-        if self.k == 1 or len(self.groups) < 2:
-            return self.accuracy.interval
-        rates = [sum(score.correct >= 1.0 for score in group.scores) / self.k for group in self.groups]
-        half = Z_95 * statistics.stdev(rates) / math.sqrt(len(rates))
-        middle = statistics.fmean(rates)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """95 % interval of the accuracy, in [0, 1]; (0, 1) when nothing was asked.
+
+        Samples of one question are not independent. Wilson's interval is taken with the number of independent answers
+        that they are worth: all ``n * k`` over the design effect ``k * s2 / (p * (1 - p))``, where s2 is the variance
+        of the questions' own rates (Korn and Graubard 1998, Survey Methodology 24). The effect
+        is estimated with one more question all right and one all wrong, and kept in [1, k]: so it tends to k, where
+        every question counts once, when the answers tell nothing about it, as when all are right.
+        """
+        if not self.groups:
+            return 0.0, 1.0
+        rates = [sum(score.correct >= 1.0 for score in group.scores) / len(group.scores) for group in self.groups]
+        spread = [*rates, 0.0, 1.0]
+        middle = statistics.fmean(spread)
+        effect = self.k * statistics.variance(spread) / (middle * (1.0 - middle))
+        return wilson_interval(self.accuracy.rate, self.accuracy.total / min(max(effect, 1.0), self.k))
 
     @property
     def format(self) -> Accuracy:
@@ -135,8 +150,11 @@ class EvaluationResult:
         return sum(lengths) / len(lengths) if lengths else math.nan
 
     def __str__(self) -> str:
+        low, high = self.interval
+        correct, total, rate = self.accuracy.correct, self.accuracy.total, self.accuracy.rate
+        share = f"{correct}/{total} = {100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]" if total else "0/0"
         lost = f", {len(self.unverified)} without verdict" if self.unverified else ""
-        return f"accuracy {self.accuracy}, format {self.format}{lost}"
+        return f"accuracy {share}, format {self.format.correct}/{total}{lost}"
 
 
 async def evaluate(
@@ -148,8 +166,11 @@ async def evaluate(
     as wrong; any other failure ends the evaluation and cancels what still runs.
 
     Raises:
-        DataError: k is below 1, or above 1 with greedy sampling (the samples would be copies).
+        DataError: there is no question; k is below 1, or above 1 with greedy sampling (the samples would be copies).
+        EngineError: more than `UNVERIFIED_LIMIT` of the questions got no verdict.
     """
+    if not questions:
+        raise DataError("an evaluation without questions", remedy="give it at least one")
     if k < 1 or (k > 1 and sampling.temperature == 0.0):
         raise DataError(f"k is {k} at temperature {sampling.temperature}", remedy="use k = 1 with greedy sampling")
 
@@ -163,8 +184,13 @@ async def evaluate(
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(one(question)) for question in questions]
     results = [task.result() for task in running]
+    unverified = tuple(q.id for q, scored in zip(questions, results, strict=True) if scored is None)
+    if len(unverified) > UNVERIFIED_LIMIT * len(questions):
+        raise EngineError(
+            f"{len(unverified)} of {len(questions)} questions of an evaluation could not be verified "
+            f"(the first is {unverified[0]})",
+            remedy="read the log of the reward actors; raise rewards.timeout_s if they are slow",
+        )
     return EvaluationResult(
-        groups=tuple(scored for scored in results if scored is not None),
-        k=k,
-        unverified=tuple(q.id for q, scored in zip(questions, results, strict=True) if scored is None),
+        groups=tuple(scored for scored in results if scored is not None), k=k, unverified=unverified
     )

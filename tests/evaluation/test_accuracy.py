@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import DataError
+from data.errors import DataError, EngineError
 from data.records import Group, Question, ScoredGroup
 from data.wire import SamplingSpec
-from evaluation.accuracy import Accuracy, evaluate, format_accuracy, mean_pass_at_k, pass_at_k, strict_accuracy
+from evaluation.accuracy import (
+    Accuracy,
+    EvaluationResult,
+    evaluate,
+    format_accuracy,
+    mean_pass_at_k,
+    pass_at_k,
+    strict_accuracy,
+)
 from reward_service.config import RewardConfig
 from reward_service.pool import VerificationFailed
 from reward_service.reward import score_group
@@ -77,6 +86,53 @@ def test_pass_at_k_of_groups_and_of_nonsense() -> None:
             pass_at_k(*bad)
 
 
+def result_of(right: list[int], k: int) -> EvaluationResult:
+    """``right[i]`` of the ``k`` samples of question i are right."""
+    groups = {count: scored(*[RIGHT] * count, *[WRONG] * (k - count)) for count in set(right)}
+    return EvaluationResult(groups=tuple(groups[count] for count in right), k=k)
+
+
+def test_one_sample_per_question_has_wilsons_interval() -> None:
+    for right in ([1] * 27 + [0] * 37, [1] * 20, [0] * 20):
+        result = result_of(right, 1)
+        assert result.interval == pytest.approx(result.accuracy.interval, abs=1e-12)
+
+
+def test_equal_questions_leave_no_interval_of_no_width() -> None:
+    assert result_of([4] * 20, 4).interval == pytest.approx(Accuracy(correct=20, total=20).interval, abs=2e-3)
+    assert result_of([0] * 20, 4).interval == pytest.approx(Accuracy(correct=0, total=20).interval, abs=2e-3)
+    assert result_of([4], 4).interval[0] < 0.5 and result_of([4], 4).interval[1] == 1.0
+    # Half right in every question: better than independent answers, taken for such.
+    assert result_of([2] * 50, 4).interval == pytest.approx(Accuracy(correct=100, total=200).interval)
+
+
+def test_questions_whose_samples_agree_count_once() -> None:
+    agree = result_of([4] * 16 + [0] * 16, 4)
+    assert agree.interval == pytest.approx(Accuracy(correct=16, total=32).interval, abs=1e-9)
+    assert "64/128 = 50 % [34, 66]" in str(agree)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.25, 0.6, 0.98])
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+def test_the_interval_holds_the_truth_about_95_times_in_100(rate: float, correlation: float) -> None:
+    """Questions with rates of a beta distribution whose samples correlate so much; 64 questions, 4 samples."""
+    rng, k, trials = random.Random(5), 4, 400
+    held = 0
+    for _ in range(trials):
+        right = []
+        for _ in range(64):
+            own = rate
+            if correlation == 1.0:
+                own = float(rng.random() < rate)
+            elif correlation > 0.0:
+                size = (1.0 - correlation) / correlation
+                own = rng.betavariate(rate * size, (1.0 - rate) * size)
+            right.append(sum(rng.random() < own for _ in range(k)))
+        low, high = result_of(right, k).interval
+        held += low <= rate <= high
+    assert held / trials >= 0.92, held / trials
+
+
 class Texts:
     """A sampler that answers from a list, and a scorer that loses some questions."""
 
@@ -114,11 +170,21 @@ async def test_every_question_is_asked_once_in_order() -> None:
 
 @aio
 async def test_groups_without_verdict_are_reported_not_counted_wrong() -> None:
-    questions = others(4)
+    questions = others(10)  # a tenth is the limit
     texts = Texts([RIGHT], lost=questions[1].id)
     result = await evaluate(questions, texts, texts, k=1, sampling=SamplingSpec(temperature=0.0, max_tokens=9))
-    assert result.accuracy == Accuracy(correct=3, total=3)
+    assert result.accuracy == Accuracy(correct=9, total=9)
     assert result.unverified == (questions[1].id,) and "1 without verdict" in str(result)
+
+
+@aio
+async def test_an_evaluation_that_lost_more_than_a_tenth_is_an_error() -> None:
+    questions = others(9)
+    texts = Texts([RIGHT], lost=questions[1].id)
+    with pytest.raises(EngineError, match="1 of 9 questions of an evaluation could not be verified"):
+        await evaluate(questions, texts, texts, k=1, sampling=SamplingSpec(temperature=0.0, max_tokens=9))
+    with pytest.raises(DataError, match="without questions"):
+        await evaluate([], texts, texts, k=1, sampling=SamplingSpec(temperature=0.0, max_tokens=9))
 
 
 @aio
