@@ -1,12 +1,12 @@
 """Weights on their way to the rollout actors, in buckets of bounded size.
 
 ZeRO-3 keeps a slice of every parameter on every rank. A bucket of parameters is gathered, copied out by rank 0 and let
-go before the next one: the whole model never exists in one place on the learner's side.
+go before the next one: no rank ever holds the whole model. The object store of rank 0's node does, once, as the buckets
+of the newest update.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,25 +88,27 @@ def gather_buckets(
 
 
 class WeightPublisher:
-    """Puts policy versions on Ray's object store; keeps the last two alive, since a rollout actor may still read the
-    older one while the newer is announced.
+    """Puts policy versions on Ray's object store and keeps the newest alive, for engines that load it or ask again.
+
+    The update before is let go when the next publish begins, so that the store never holds two: whoever asks for a new
+    version must have loaded the previous one everywhere, and must hold no reference to it.
     """
 
     def __init__(self, bucket_bytes: int, *, sender: bool) -> None:
         self._bucket_bytes = bucket_bytes
         self._sender = sender
-        self._alive: deque[WeightUpdate] = deque(maxlen=2)
+        self._newest: WeightUpdate | None = None
 
     def publish(self, module: torch.nn.Module, version: int) -> WeightUpdate | None:
         """Gather and put every bucket; a collective. The update on the sending rank, None on the others."""
         import ray
 
+        self._newest = None
         buckets = []
         for slots, flat in gather_buckets(module, self._bucket_bytes, keep=self._sender):
             if self._sender:
                 buckets.append(WeightBucket(slots=slots, nbytes=flat.nbytes, ref=ray.put(flat)))
         if not self._sender:
             return None
-        update = WeightUpdate(version=version, buckets=tuple(buckets))
-        self._alive.append(update)
-        return update
+        self._newest = WeightUpdate(version=version, buckets=tuple(buckets))
+        return self._newest

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 
-from learner.weight_sending import gather_buckets, plan_buckets
+from learner.weight_sending import WeightPublisher, gather_buckets, plan_buckets
 
 
 class Tied(torch.nn.Module):
@@ -41,6 +42,33 @@ def test_ranks_that_do_not_send_get_the_slots_and_no_bytes() -> None:
     got = list(gather_buckets(Tied(), 200, keep=False))
     assert [slots for slots, _ in got] == [plan.slots for plan in plan_buckets(Tied(), 200)]
     assert all(flat.nbytes == 0 for _, flat in got)
+
+
+class Reference:
+    """Stands for a Ray object reference: while it lives, so does what was put."""
+
+
+def test_the_object_store_holds_one_update_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    alive: weakref.WeakSet[Reference] = weakref.WeakSet()
+    most: list[int] = []
+
+    def put(flat: object) -> Reference:
+        reference = Reference()
+        alive.add(reference)
+        most.append(len(alive))
+        return reference
+
+    monkeypatch.setattr(ray, "put", put)
+    module, publisher = Tied(), WeightPublisher(200, sender=True)
+    buckets = len(plan_buckets(module, 200))
+    assert buckets > 1
+    for version in range(1, 4):
+        assert publisher.publish(module, version) is not None
+        assert len(alive) == buckets  # the newest stays, for an engine that asks once more
+    assert max(most) == buckets
+    assert WeightPublisher(200, sender=False).publish(module, 1) is None
 
 
 class RecordingClient:
