@@ -104,16 +104,22 @@ def read_local(policy: ZeroPolicy, folder: str, *, step: int) -> LearnerState:
 
 
 def prune(storage: str, run_name: str, *, keep: set[str]) -> None:
-    """Delete the checkpoints of this Ray Train run that are not in ``keep`` (paths relative to ``storage``).
+    """Delete the checkpoints of this Ray Train run and of the attempts before it (``train/attempt-01`` and so on, by
+    ``run_name``) that are not in ``keep`` (paths relative to ``storage``).
 
     Ray Train's own rule, the newest n, could delete the committed one when a learner dies again and again between a
-    checkpoint and its commit. Called by rank 0 only.
+    checkpoint and its commit, and sees one attempt only. Called by rank 0 only.
     """
     place = Storage.open(storage)
-    for folder in place.list(run_name):
-        key = f"{run_name}/{folder}"
-        if folder.startswith("step-") and key not in keep:
-            place.delete_tree(key)
+    parent, _, own = run_name.rpartition("/")
+    stem = own.rpartition("-")[0]
+    attempts = [name for name in place.list(parent) if name == own or (stem and name.startswith(f"{stem}-"))]
+    for attempt in attempts:
+        folder = f"{parent}/{attempt}" if parent else attempt
+        for checkpoint in place.list(folder):
+            key = f"{folder}/{checkpoint}"
+            if checkpoint.startswith("step-") and key not in keep:
+                place.delete_tree(key)
 
 
 def _random_state() -> dict[str, Any]:
