@@ -139,11 +139,14 @@ def _set_random_state(state: dict[str, Any]) -> None:
 def export_model(policy: ZeroPolicy, target: Storage, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model directory that transformers and vLLM load, shard by shard; a collective, rank 0 writes.
 
-    Weights are in the compute dtype. ``config.json`` is written last: a directory without it is not a model.
+    Weights are in the compute dtype. ``config.json`` is deleted first and written last: a directory without it is not a
+    model, so a death in mid-export never leaves new shards beside old ones that still load.
     """
     from safetensors.torch import save as to_safetensors
 
     writer = dist.get_rank() == 0
+    if writer:
+        _unmake_model(target)
     plans = plan_buckets(policy.module, shard_bytes)
     names = ["model.safetensors"]
     if len(plans) > 1:
@@ -164,6 +167,14 @@ def export_model(policy: ZeroPolicy, target: Storage, *, shard_bytes: int = SHAR
             target.write("model.safetensors.index.json", json.dumps(index, indent=1).encode())
         _copy_companions(policy, target)
     dist.barrier()
+
+
+def _unmake_model(target: Storage) -> None:
+    """Take away what an earlier export left: the configuration first, then every weights file and their index."""
+    target.delete("config.json")
+    for name in target.list():
+        if name.endswith((".safetensors", ".safetensors.index.json")):
+            target.delete(name)
 
 
 def _copy_companions(policy: ZeroPolicy, target: Storage) -> None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from data.errors import SetupError
+from data.storage import Storage
 from learner import checkpoints
 
 
@@ -39,3 +49,64 @@ def test_a_run_name_without_number_prunes_its_own_folder_only(tmp_path: Path) ->
     made(tmp_path, "alone/step-000001", "alone/step-000002", "other/step-000001")
     checkpoints.prune(str(tmp_path), "alone", keep={"alone/step-000002"})
     assert left(tmp_path) == ["alone/step-000002", "other/step-000001"]
+
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.full((64,), value))
+        self.second = torch.nn.Parameter(torch.full((64,), value))
+
+
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "barrier", lambda: None)
+
+
+def policy_of(folder: Path, value: float) -> Any:
+    """As much of a `ZeroPolicy` as an export looks at; its parameters are not sharded."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "test", "torch_dtype": "float64"}')
+    (folder / "tokenizer.json").write_text("{}")
+    return SimpleNamespace(module=TwoLayers(value), model_dir=str(folder), learner=SimpleNamespace(dtype="float32"))
+
+
+def test_an_export_over_an_older_one_leaves_only_the_new(tmp_path: Path, one_rank: None) -> None:
+    target, out = Storage.open(str(tmp_path / "final")), tmp_path / "final"
+    checkpoints.export_model(policy_of(tmp_path / "source", 1.0), target, shard_bytes=256)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
+    checkpoints.export_model(policy_of(tmp_path / "source", 2.0), target)
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    weights = load_file(out / "model.safetensors")
+    assert {name: tensor.unique().tolist() for name, tensor in weights.items()} == {"first": [2.0], "second": [2.0]}
+    assert json.loads((out / "config.json").read_text()) == {"model_type": "test", "dtype": "float32"}
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_an_export_killed_at_any_file_leaves_no_model(
+    tmp_path: Path, one_rank: None, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    target, out = Storage.open(str(tmp_path / "final")), tmp_path / "final"
+    checkpoints.export_model(policy_of(tmp_path / "source", 1.0), target, shard_bytes=256)
+    whole = Storage.write
+    names: list[str] = []
+
+    def dies(self: Storage, key: str, content: bytes) -> None:
+        if len(names) == written:
+            raise SetupError("killed", remedy="none")
+        names.append(key)
+        whole(self, key, content)
+
+    monkeypatch.setattr(Storage, "write", dies)
+    with pytest.raises(SetupError, match="killed"):
+        checkpoints.export_model(policy_of(tmp_path / "source", 2.0), target, shard_bytes=256)
+    assert not (out / "config.json").exists()
+    shards = [tensor for path in out.glob("*.safetensors") for tensor in load_file(path).values()]
+    assert all((tensor == 2.0).all() for tensor in shards) and len(shards) == min(written, 2)
