@@ -45,11 +45,15 @@ def save(policy: ZeroPolicy, *, step: int, name: str) -> None:
     """Write the checkpoint ``name`` to the run's storage through Ray Train; a collective, durable when it returns."""
     import ray.train
 
-    with tempfile.TemporaryDirectory(prefix="fleming-checkpoint-") as folder, storage_errors(folder):
-        write_local(policy, folder, step=step)
-        ray.train.report(
-            {"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name
-        )
+    with storage_errors(tempfile.gettempdir(), setting="TMPDIR"):
+        temporary = tempfile.TemporaryDirectory(prefix="fleming-checkpoint-")
+    with temporary as folder:
+        with storage_errors(folder, setting="TMPDIR"):
+            write_local(policy, folder, step=step)
+        with storage_errors(f"the run's storage (checkpoint {name})"):
+            ray.train.report(
+                {"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name
+            )
     dist.barrier()  # rank 0 announces the checkpoint: by now every rank's files are in it
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -110,3 +110,19 @@ def test_an_export_killed_at_any_file_leaves_no_model(
     assert not (out / "config.json").exists()
     shards = [tensor for path in out.glob("*.safetensors") for tensor in load_file(path).values()]
     assert all((tensor == 2.0).all() for tensor in shards) and len(shards) == min(written, 2)
+
+
+def test_a_full_disk_is_blamed_on_the_place_that_is_full(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = pytest.importorskip("ray.train")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "report", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_local", full)
+        with pytest.raises(SetupError, match=r"no space left on /.*fleming-checkpoint-.*TMPDIR"):
+            checkpoints.save(cast(Any, None), step=1, name="step-000001")
+    monkeypatch.setattr(checkpoints, "write_local", lambda *_, **__: None)
+    with pytest.raises(SetupError, match=r"no space left on the run's storage .*step-000001.*run\.storage"):
+        checkpoints.save(cast(Any, None), step=1, name="step-000001")
