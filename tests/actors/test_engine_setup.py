@@ -26,7 +26,7 @@ from actors.engine_setup import (
 from actors.ownership import descendants, process_stamp, watch_owner
 from data.errors import EngineError
 from data.wire import WeightBucket
-from tests.actors.tiny_model import END, EOS, build_model, save_model, update_of
+from tests.tiny_model import END, EOS, build_model, save_model, update_of
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from actors.rollout_actor import create_rollout_actors
 from data.errors import EngineError
 from data.records import Completion, Option, Question
 from data.wire import SampleRequest, SamplingSpec, WeightBucket, WeightUpdate
-from tests.actors.tiny_model import END, EOS, build_model, gap, reference_logprobs, save_model, update_of
+from tests.tiny_model import END, EOS, build_model, gap, reference_logprobs, save_model, update_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 

@@ -5,30 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import torch
-
 from data.wire import SupervisedSequence, TrainSequence
-
-VOCABULARY = 300
+from tests.tiny_model import VOCABULARY, build_model
 
 
 def write_tiny_model(folder: Path, *, seed: int = 0, tied: bool = True) -> str:
-    """A random 2-layer Qwen2 with hidden size 64: large enough for ZeRO-3 to partition its matrices."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    """The tiny model without its tokenizer: large enough for ZeRO-3 to partition its matrices."""
+    build_model(seed, tied=tied).save_pretrained(folder)
     return str(folder)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from data.records import Completion
 from data.wire import TensorSlot, WeightBucket, WeightUpdate
 
+VOCABULARY = 300
 EOS, END = 257, 258  # two tokens that end a completion
 
 
@@ -20,7 +21,7 @@ def build_model(seed: int, *, tied: bool = True) -> Qwen2ForCausalLM:
     """Weights wide enough for distributions that differ clearly. vLLM's CPU kernel needs heads of 32 at least."""
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=300,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
