@@ -22,9 +22,9 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 _DEFAULT_FORMS: dict[FormName, float] = {
-    "finding": 11, "diagnosis": 22, "inheritance": 6, "gene": 13, "gene_finding": 10, "discriminate": 11, "drug": 3,
-    "drug_vignette": 4, "non_indication": 2, "mechanism": 3, "mechanism_vignette": 4, "allelic": 6,
-    "allelic_finding": 8, "alternative_drug": 4, "next_test": 2, "contraindication": 2,
+    "finding": 10, "diagnosis": 21, "inheritance": 6, "gene": 13, "gene_finding": 10, "discriminate": 11, "drug": 3,
+    "drug_vignette": 4, "non_indication": 2, "mechanism": 3, "mechanism_vignette": 4, "allelic": 7,
+    "allelic_finding": 9, "alternative_drug": 4, "next_test": 2, "contraindication": 2,
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class SynthesisConfig(StrictModel):
     ] = Field(default_factory=lambda: dict(_DEFAULT_FORMS))
     common_share: Annotated[
         float, Field(ge=0, le=1, description="share of the rings of a form whose first disease is a common one")
-    ] = 0.3
+    ] = 0.35
     held_out_share: Annotated[
         float, Field(ge=0, lt=1, description="share of disease families kept out of training")
     ] = 0.1

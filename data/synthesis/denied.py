@@ -15,7 +15,7 @@ from data.synthesis.rings import Item, Ring
 from data.synthesis.words import leaks
 from data.synthesis.world import World
 
-_ROUNDS = 3
+_ROUNDS = 1
 Draft = tuple[int, int, tuple[int, ...]]
 """Disease, the drug that is not indicated, the drugs that are."""
 
@@ -48,14 +48,14 @@ def _told(world: World, disease: int, drug: int) -> bool:
 def _balanced(
     drafts: list[tuple[int, int]], indicated: dict[int, list[int]], options: int, rng: random.Random
 ) -> list[Draft]:
-    """Drafts with distractors, thinned until no drug is the answer more often than it pays for as a distractor."""
+    """Drafts with distractors, thinned until every answer is a distractor elsewhere, and at least as often."""
     while drafts:
         kept = _assign(drafts, indicated, options, rng)
         answers, others = Counter(drug for _, drug, _ in kept), Counter(n for _, _, rest in kept for n in rest)
-        surplus = {x: times - others[x] // (options - 1) for x, times in answers.items()}
+        surplus = {x: times - others[x] for x, times in answers.items()}
         left: list[tuple[int, int]] = []
         for disease, drug, _ in kept:
-            if surplus[drug] > 0 and (answers[drug] > 1 or others[drug] < options - 2):
+            if surplus[drug] > 0:
                 surplus[drug] -= 1
             else:
                 left.append((disease, drug))
@@ -68,7 +68,7 @@ def _balanced(
 def _assign(
     drafts: list[tuple[int, int]], indicated: dict[int, list[int]], options: int, rng: random.Random
 ) -> list[Draft]:
-    """Distractors for each draft: those that owe the most to their part as answers; none that never answers enough."""
+    """Distractors for each draft: those that owe the most to their part as answers."""
     balance = Counter({drug: (options - 1) * times for drug, times in Counter(drug for _, drug in drafts).items()})
     made: list[Draft] = []
     seen: set[tuple[int, int, tuple[int, ...]]] = set()
@@ -76,7 +76,7 @@ def _assign(
         ranked = sorted(indicated[disease], key=lambda n: (-balance[n], rng.random()))
         rest = tuple(ranked[: options - 1])
         key = (disease, drug, tuple(sorted(rest)))
-        if key not in seen and sum(balance[n] > 0 for n in rest) >= options - 2:
+        if key not in seen:
             seen.add(key)
             made.append((disease, drug, rest))
             balance.subtract(rest)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from data.graph.merge import normal_name
 from data.graph.queries import RARE_BELOW, KnowledgeGraph
 from data.graph.store import end_codes
 from data.sources.hpo_files import family_of
@@ -18,6 +19,8 @@ from data.synthesis.words import clashes, plain
 Band = Literal["rare", "common", "unrated"]
 FINDING_TYPES = ("phenotype", "imaging_finding")
 _GENERAL = ("abnormal", "functional", "constitutional", "neoplasm", "morphological", "all", "phenotypic", "clinical")
+_VAGUE = "MESH:"
+"""Symptoms that MeSH alone knows are headings ("Neurologic Manifestations"), not findings."""
 _MENDELIAN = ("OMIM:", "ORPHA:", "DECIPHER:")
 _COMMON_SOURCES = ("hetionet", "indications")
 _MOST_REMEMBERED = 400_000
@@ -126,6 +129,20 @@ class Facts:
     def parents(self, node: int) -> set[int]:
         return set(self.of_relation("is_a").get(node, {}))
 
+    @cached_property
+    def namesakes(self) -> dict[int, frozenset[int]]:
+        """Finding -> other findings with a name or synonym in common: one thing in two vocabularies, left unmerged."""
+        holders: dict[str, list[int]] = defaultdict(list)
+        for n, kind in enumerate(self.graph.types):
+            if kind in FINDING_TYPES:
+                for name in {normal_name(text) for text in self.all_names(n)} - {""}:
+                    holders[name].append(n)
+        found: dict[int, set[int]] = defaultdict(set)
+        for group in holders.values():
+            for n in group if len(group) > 1 else ():
+                found[n].update(other for other in group if other != n)
+        return {n: frozenset(others) for n, others in found.items()}
+
     def related(self, first: int, second: int) -> bool:
         """True when one is the other or lies above it."""
         return first == second or first in self.above(second) or second in self.above(first)
@@ -141,7 +158,8 @@ class Facts:
         used = set().union(*(terms for terms in self.of_relation("has_phenotype").values()))
         return frozenset(
             n for n in used
-            if types[n] in FINDING_TYPES and len(names[n]) <= 60 and not names[n].lower().startswith(_GENERAL)
+            if types[n] in FINDING_TYPES and not self.graph.ids[n].startswith(_VAGUE)
+            and len(names[n]) <= 60 and not names[n].lower().startswith(_GENERAL)
         )  # fmt: skip
 
     # --- diseases -----------------------------------------------------------------------------------------------------

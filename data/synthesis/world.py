@@ -55,6 +55,8 @@ class World(Facts):
             for member in self.kin(disease):
                 facts |= self.findings(member).keys() | self.disputed.get("has_phenotype", {}).get(member, set())
             closure = facts.union(*(self.above(term) for term in facts))
+            facts |= {other for term in facts for other in self.namesakes.get(term, ())}
+            closure |= {other for term in closure for other in self.namesakes.get(term, ())} | facts
             parents = set().union(*(self.parents(term) for term in facts))
             denied = self.denials.get("has_phenotype", {}).get(disease, set())
             self._profiles[disease] = Profile(
@@ -78,6 +80,8 @@ class World(Facts):
         profile = self.profile(disease)
         if term in self.closed(disease):
             return "has"
+        if self.namesakes.get(term, frozenset()) & profile.closure:
+            return "unsure"
         if term in profile.closure or not profile.facts.isdisjoint(self.above(term)):
             return "unsure"
         if term in profile.denied or not profile.denied.isdisjoint(self.above(term)):

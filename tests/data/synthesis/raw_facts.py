@@ -45,6 +45,7 @@ class Raw:
         self.denied: dict[str, set[str]] = defaultdict(set)
         self.modes: dict[str, set[str]] = defaultdict(set)
         self.genes: dict[str, set[str]] = defaultdict(set)
+        self.symbols: dict[str, set[str]] = defaultdict(set)
         self.treats: dict[str, set[str]] = defaultdict(set)
         self.palliates: dict[str, set[str]] = defaultdict(set)
         self.no_indication: dict[str, set[str]] = defaultdict(set)
@@ -93,7 +94,8 @@ class Raw:
         for line in (folder / "genes_to_phenotype.txt").read_text(encoding="utf-8").splitlines()[1:]:
             cells = line.split("\t")
             if cells[5] not in ("-", ""):
-                self.genes[cells[5]].add(cells[1])
+                self.genes[cells[5]].add(cells[0].removeprefix("NCBIGene:"))
+                self.symbols[cells[1]].add(cells[0].removeprefix("NCBIGene:"))
 
     def _ontology(self, folder: Path) -> None:
         labels: dict[str, str] = {}
@@ -126,6 +128,8 @@ class Raw:
         names = {}
         for row in csv.reader((folder / "nodes.tsv").open(encoding="utf-8"), delimiter="\t"):
             names[row[0]] = row[1]
+            if row[0].startswith("Gene::"):
+                self.symbols[row[1]].add(row[0].removeprefix("Gene::"))
         with gzip.open(folder / "edges-5k.sif.gz", "rt", encoding="utf-8") as lines:
             for source, kind, target in csv.reader(lines, delimiter="\t"):
                 a, b = source.partition("::")[2], target.partition("::")[2]
@@ -135,7 +139,7 @@ class Raw:
                     self._call(a, names[source])
                     self.has[a].add(b)
                 elif kind == "DaG":
-                    self.genes[a].add(names[target])
+                    self.genes[a].add(b)
                 elif kind in ("CtD", "CpD"):
                     self._call(f"DRUG:{a}", names[source])
                     self._call(b, names[target])
@@ -159,6 +163,9 @@ class Raw:
             main = [i for i in diseases if _norm(self.name[i]) in self.called and i in self.called[_norm(self.name[i])]]
             for a in main:
                 self.same[a] |= {b for b in main if _norm(self.name[a]) == _norm(self.name[b])} - {a}
+            terms = {i for i in group if i.startswith(("HP:", "MESH:", "SYMP:"))}
+            for term in terms:
+                self.same[term] |= terms - {term}
 
     # --- derived ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +179,10 @@ class Raw:
         todo = [term]
         while todo:
             node = todo.pop()
-            new = (self.up.get(node, set()) | {s for s in self.same.get(node, ()) if s.startswith("HP:")}) - found
+            new = (
+                self.up.get(node, set())
+                | {s for s in self.same.get(node, ()) if s.startswith(("HP:", "MESH:", "SYMP:"))}
+            ) - found
             found |= new
             todo += new
         return found | {term}
@@ -181,7 +191,8 @@ class Raw:
     def profiles(self) -> dict[str, set[str]]:
         """Disease -> its findings and all above them, those of its cluster with them."""
         own = {d: set().union(*(self.above(t) for t in terms)) for d, terms in self.has.items()}
-        return {d: set().union(*(own.get(m, set()) for m in self.cluster(d))) for d in own}
+        known = {m for d in own for m in self.cluster(d)}
+        return {d: set().union(*(own.get(m, set()) for m in self.cluster(d))) for d in known}
 
     @cached_property
     def diseases_of_gene(self) -> dict[str, set[str]]:
@@ -259,7 +270,7 @@ class Judge:
         if form == "inheritance":
             return bool(raw.of(raw.modes, start) & self._terms(text))
         if form == "gene":
-            return text in raw.of(raw.genes, start)
+            return bool(raw.symbols[text] & raw.of(raw.genes, start))
         if form in ("allelic", "allelic_finding"):
             return self._allelic(text, start, form)
         return self._drug(text, start, form)
@@ -273,8 +284,8 @@ class Judge:
 
     def _gene_diseases(self, stem: str) -> set[str]:
         """All diseases of the gene that stands in the stem, by its symbol."""
-        symbols = [g for g in self.raw.diseases_of_gene if re.search(rf"(?<![\w-]){re.escape(g)}(?![\w-])", stem)]
-        return {d for g in symbols for d in self.raw.diseases_of_gene[g]}
+        symbols = [g for g in self.raw.symbols if re.search(rf"(?<![\w-]){re.escape(g)}(?![\w-])", stem)]
+        return {d for s in symbols for g in self.raw.symbols[s] for d in self.raw.diseases_of_gene[g]}
 
     def _allelic(self, text: str, start: set[str], form: str) -> bool:
         raw = self.raw

@@ -1,0 +1,86 @@
+"""What may be called wrong under an open world, and when a text gives an answer away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from data.graph.build import SourceBatch, build
+from data.graph.queries import KnowledgeGraph
+from data.graph.schema import Edge, Entity, SourceInfo
+from data.synthesis.checks import wilson
+from data.synthesis.words import clashes, leaks
+from data.synthesis.world import World
+
+_FINDINGS = {
+    "HP:1": "Cataract", "HP:2": "Nuclear cataract", "HP:3": "Lens opacity of the rim", "HP:4": "Seizure",
+    "HP:5": "Ataxia", "HP:6": "Deafness", "HP:7": "Scoliosis", "HP:8": "Fever", "HP:9": "Rash",
+    "SYMP:1": "Hearing loss",
+}  # fmt: skip
+
+
+def _world(edges: Sequence[Edge] = ()) -> World:
+    info = SourceInfo(name="t", version="1", licence="CC0-1.0", citation="none")
+    synonyms = {"HP:6": ("Hearing loss",)}
+    entities = [Entity(id=i, type="phenotype", name=n, synonyms=synonyms.get(i, ())) for i, n in _FINDINGS.items()]
+    entities.append(Entity(id="HP:0", type="phenotype", name="Eye finding"))
+    names = {"OMIM:1": "Alpha syndrome 1", "OMIM:2": "Alpha syndrome 2", "OMIM:3": "Beta disease"}
+    entities += [Entity(id=i, type="disease", name=n) for i, n in names.items()]
+    facts = [("OMIM:1", t) for t in ("HP:2", "HP:4", "HP:5", "HP:6", "HP:7")] + [("OMIM:2", "HP:8"), ("OMIM:3", "HP:9")]
+    rows: list[Edge] = [Edge(subject=s, predicate="has_phenotype", object=o, file="f", row=1) for s, o in facts]
+    rows += [Edge(subject=s, predicate="is_a", object=o, file="f", row=1)
+             for s, o in (("HP:2", "HP:1"), ("HP:1", "HP:0"), ("HP:3", "HP:1"))]  # fmt: skip
+    return World.of(KnowledgeGraph(build([SourceBatch(info=info, records=[*entities, *rows, *edges])])))
+
+
+def _status(world: World, disease: str, term: str) -> str:
+    return world.status(world.graph.find(disease), world.graph.ids.index(term))
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("HP:2", "has"),  # stated
+        ("HP:1", "has"),  # follows by is-a
+        ("HP:3", "unsure"),  # beside a finding: a common parent
+        ("HP:8", "unsure"),  # a finding of the next subtype
+        ("SYMP:1", "unsure"),  # a synonym of a finding, in another vocabulary
+        ("HP:9", "absent"),
+    ],
+)
+def test_status(term: str, expected: str) -> None:
+    assert _status(_world(), "OMIM:1", term) == expected
+
+
+def test_denials_hold_below_and_disputes_leave_open() -> None:
+    denied = Edge(subject="OMIM:3", predicate="has_phenotype", object="HP:1", negated=True, file="f", row=2)
+    assert _status(_world([denied]), "OMIM:3", "HP:2") == "denied"
+    assert _status(_world([denied]), "OMIM:3", "HP:4") == "unsure"  # little is known of the disease
+    against = Edge(subject="OMIM:1", predicate="has_phenotype", object="HP:4", negated=True, file="f", row=2)
+    assert _status(_world([against]), "OMIM:1", "HP:4") == "unsure"
+
+
+def test_a_finding_that_similar_diseases_have_is_no_distractor() -> None:
+    twin = [
+        Edge(subject="OMIM:3", predicate="has_phenotype", object=t, file="f", row=3) for t in ("HP:2", "HP:4", "HP:5")
+    ]
+    assert _status(_world(twin), "OMIM:1", "HP:9") == "unsure"
+
+
+def test_leaks() -> None:
+    assert leaks(["Infantile hypercalcemia"], "A child has hypercalcemic crises")
+    assert leaks(["Dilated cardiomyopathy"], "cardiomyopathies run in the family")
+    assert leaks(["FBN1"], "a variant in FBN1")
+    assert not leaks(["Autosomal recessive inheritance"], "How is this disorder inherited?")
+    assert not leaks(["Marfan syndrome"], "Which syndrome has long fingers?")
+
+
+def test_clashes() -> None:
+    assert clashes(["Usher syndrome type 1"], ["Usher syndrome type 2"])
+    assert not clashes(["Marfan syndrome"], ["Usher syndrome"])
+
+
+def test_wilson_interval_of_no_error_in_300() -> None:
+    low, high = wilson(0, 300)
+    assert low == 0 and high == pytest.approx(0.01264, abs=1e-4)
