@@ -69,8 +69,9 @@ class _Worker:
         """
         problem = ""
         for _ in range(_START_ATTEMPTS):
-            if self._process is not None:
+            if self._process is not None and self._process.returncode is None:
                 return
+            self.kill()  # one that died while nobody asked it anything: no item is to blame
             if self.deaths_in_a_row:
                 pause = self.settings.backoff_s * 2 ** min(self.deaths_in_a_row - 1, 20)
                 await asyncio.sleep(min(pause, self.settings.max_backoff_s))
@@ -100,7 +101,8 @@ class _Worker:
         """
         process = self._process
         assert process is not None and process.stdin is not None
-        with contextlib.suppress(ConnectionError):  # a dead worker shows on the reading side
+        # A dead worker shows on the reading side. On uvloop, where Serve runs, a closed pipe is a RuntimeError.
+        with contextlib.suppress(ConnectionError, RuntimeError):
             process.stdin.write(frame(list(items)))
         for _ in items:
             outcome = cast(Outcome, await self._next(self._config.item_timeout_s))
@@ -133,7 +135,8 @@ class _Worker:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(frame(self._config))
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self._process.stdin.write(frame(self._config))
 
     async def _next(self, timeout_s: float) -> Any:
         """The next frame, within a time that only silence uses up."""
