@@ -53,6 +53,8 @@ class Collected:
 
 
 def _kind(group: ScoredGroup) -> str:
+    if group.has_signal:
+        return "cut short"  # only completions that `grpo.overlong: drop` leaves out differ from the others
     if all(score.correct for score in group.scores):
         return "all right"
     if not any(score.format for score in group.scores):

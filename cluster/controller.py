@@ -42,6 +42,7 @@ FINAL_MODEL = "models/final"
 _REMEDIES = {
     "all wrong": "use easier questions, raise loop.samples_per_question, or warm the policy up for longer",
     "no format": "warm the policy up for longer (warm_up.steps), or lower the learning rate if the format was lost",
+    "cut short": "raise rollouts.max_completion_tokens, or set grpo.overlong to train",
     "all right": "use harder questions",
     "": "look at why verification fails: rewards.timeout_s, the reward actors' logs",
 }
@@ -131,6 +132,7 @@ class Controller:
                 continue
             done, update, saved = await clock.time("learn", self._learn(collected))
             await clock.time("sync", self._parts.publish(update))
+            del update  # its references would keep these weights in the object store while the next ones are published
             evaluation = await clock.time("evaluate", self._evaluate_when_due())
             self._record(collected, done, {**evaluation, **clock.metrics()})
             await self._commit(saved)
@@ -215,7 +217,9 @@ class Controller:
         store = self._parts.store
         why = collected.why_no_signal() or "no group could be verified"
         self._barren_steps += 1
-        self._idle_rows += rollout_rows(collected, step=self._step + 1, attempt=store.attempt, overlong="train")
+        self._idle_rows += rollout_rows(
+            collected, step=self._step + 1, attempt=store.attempt, overlong=self._recipe.grpo.overlong
+        )
         store.write_event("no_signal", after_step=self._step, why=why, groups=len(collected.groups))
         self._parts.reporter.line(f"no group carried a signal after step {self._step}: {why}")
         if self._barren_steps < self._loop.stop_after_barren_steps:

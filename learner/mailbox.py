@@ -27,7 +27,8 @@ class Mailbox:
     def __init__(self, restore: RestorePoint) -> None:
         self._restore = restore
         self._generation = 0
-        self._commands: list[LearnerCommand] = []
+        self._commands: dict[int, LearnerCommand] = {}
+        self._sent = 0
         self._events: deque[LearnerEvent] = deque()
         self._changed = asyncio.Condition()
 
@@ -36,6 +37,7 @@ class Mailbox:
         async with self._changed:
             self._generation += 1
             self._commands.clear()
+            self._sent = 0
             self._events.clear()  # what the dead generation still said no longer describes the learner
             self._changed.notify_all()
             return self._generation, self._restore
@@ -57,7 +59,11 @@ class Mailbox:
         async with self._changed:
             if generation != self._generation:
                 return False
-            self._commands.append(command)
+            self._commands[self._sent] = command
+            # The controller sends a command when the one before it has been answered, so all ranks have that one; older
+            # ones would only keep their batches in the object store.
+            self._commands.pop(self._sent - 2, None)
+            self._sent += 1
             self._changed.notify_all()
             return True
 
@@ -68,7 +74,7 @@ class Mailbox:
             EngineError: the caller belongs to a worker group that has been replaced.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: generation != self._generation or len(self._commands) > index)
+            await self._changed.wait_for(lambda: generation != self._generation or index in self._commands)
             if generation != self._generation:
                 raise EngineError(
                     f"learner generation {generation} was replaced by {self._generation}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -202,7 +203,12 @@ def test_a_request_that_does_not_fit_is_refused(rig: Rig) -> None:
 
 
 def children_of(pid: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # a zombie, or gone meanwhile
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_kv_cache_that_is_too_small_is_one_line_with_a_remedy(model_dir: str) -> None:
