@@ -61,7 +61,7 @@ class SynthesisConfig(StrictModel):
     ] = Field(default_factory=lambda: dict(_DEFAULT_FORMS))
     common_share: Annotated[
         float, Field(ge=0, le=1, description="share of the rings of a form whose first disease is a common one")
-    ] = 0.35
+    ] = 0.45
     held_out_share: Annotated[
         float, Field(ge=0, lt=1, description="share of disease families kept out of training")
     ] = 0.1

@@ -202,13 +202,27 @@ class Facts:
         return self._families[0][disease]
 
     @cached_property
+    def _referred(self) -> dict[int, set[int]]:
+        """Diseases joined by a cross reference that the merge refused: perhaps one, perhaps not."""
+        nodes = self.graph.tables.nodes
+        owner = {i: n for n, ids in enumerate(nodes["ids"].to_pylist()) for i in ids}
+        found: dict[int, set[int]] = defaultdict(set)
+        for n, xrefs in enumerate(nodes["xrefs"].to_pylist()):
+            for other in {owner[x] for x in xrefs if x in owner} - {n}:
+                if self.graph.types[n] == self.graph.types[other] == "disease":
+                    found[n].add(other)
+                    found[other].add(n)
+        return dict(found)
+
+    @cached_property
     def _kin(self) -> dict[int, frozenset[int]]:
         return {}
 
     def kin(self, disease: int) -> frozenset[int]:
-        """The disease, its family, what lies above it and below it by is-a."""
+        """The disease, its family, what lies above and below it by is-a, and what a refused reference joins to it."""
         if disease not in self._kin:
             kin = {disease, *self._families[1][self.family(disease)]} | self.above(disease)
+            kin |= self._referred.get(disease, set())
             todo = [disease]
             while todo:
                 new = self.inverse("is_a").get(todo.pop(), {}).keys() - kin

@@ -118,6 +118,8 @@ def _chains(world: World, form: Form, disease: int) -> dict[int, list[tuple[int,
         genes = [g for g in genes_of(world, disease) if len(step(world, g, "gene_associated_with")) <= 4]
         if not genes:
             return {}
+    if "gene_associated_with" in form.chain and world.band(disease) == "common":
+        return {}  # its genes are risk loci, and other disorders of a risk locus are anybody's
     for way in _walk(world, form, disease, ()):
         found.setdefault(way[-1], []).append(way)
     return found

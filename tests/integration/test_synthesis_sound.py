@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def test_questions_follow_from_the_raw_files(traced: list[Traced], capsys: pytes
     low, high = wilson(len(faults), SAMPLED)
     forms = Counter(one.explanation.form for one in sample)
     with capsys.disabled():
-        print(f"\n{len(faults)} of {SAMPLED} questions at fault, 95 % interval {low:.1%} to {high:.1%}; {dict(forms)}")
+        sys.stdout.write(
+            f"\n{len(faults)} of {SAMPLED} at fault, 95 % interval {low:.1%} to {high:.1%}; {dict(forms)}\n"
+        )
     assert len(forms) >= 12
     assert not faults
 
@@ -75,7 +78,7 @@ def test_options_alone_say_nothing(traced: list[Traced], capsys: pytest.CaptureF
     with capsys.disabled():
         for name, rate in rates.items():
             low, high = rate.interval
-            print(f"\n{name}: {rate.share:.1%} [{low:.1%}, {high:.1%}], chance {rate.chance:.1%}", end="")
+            sys.stdout.write(f"\n{name}: {rate.share:.1%} [{low:.1%}, {high:.1%}], chance {rate.chance:.1%}")
     assert {name for name, rate in rates.items() if not rate.at_chance} == set()
 
 

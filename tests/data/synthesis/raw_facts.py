@@ -122,6 +122,7 @@ class Raw:
                     self._call(target, keyword)
                     self.has[disease].add(target)
                 elif facet == "inheritance_pattern":
+                    self._call(target, keyword)
                     self.modes[disease].add(target)
 
     def _hetionet(self, folder: Path) -> None:
@@ -268,7 +269,7 @@ class Judge:
         if form in ("finding", "gene_finding", "discriminate"):
             return any(t in raw.profiles.get(m, ()) for d in start for m in raw.cluster(d) for t in self._terms(text))
         if form == "inheritance":
-            return bool(raw.of(raw.modes, start) & self._terms(text))
+            return bool(raw.of(raw.modes, start) & raw.named(text, (*_TERM, "GENO:")))
         if form == "gene":
             return bool(raw.symbols[text] & raw.of(raw.genes, start))
         if form in ("allelic", "allelic_finding"):
