@@ -49,18 +49,24 @@ class ScoreService:
         self._host = WorkerHost(rewards)
         self._gate = gate
         self._is_ready = False
+        self._warming: asyncio.Task[None] | None = None
         self.problem = ""
 
     async def is_ready(self) -> bool:
-        """True when a worker is up; ``problem`` says why not."""
+        """True when a worker is up; ``problem`` says why not. Whoever gives up waiting does not end the start."""
         if not self._is_ready:
-            try:
-                await self._host.ready()
-                self._is_ready = True
-                self.problem = ""
-            except FlemingError as error:
-                self.problem = str(error)
+            if self._warming is None or self._warming.done():
+                self._warming = asyncio.create_task(self._warm())
+            await asyncio.shield(self._warming)
         return self._is_ready
+
+    async def _warm(self) -> None:
+        try:
+            await self._host.ready()
+            self._is_ready = True
+            self.problem = ""
+        except FlemingError as error:
+            self.problem = str(error)
 
     async def score(self, items: list[ScoreItem]) -> list[Outcome]:
         self._gate.add(len(items))
@@ -73,6 +79,8 @@ class ScoreService:
         return outcomes
 
     def close(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
         self._host.close()
 
 

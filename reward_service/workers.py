@@ -76,22 +76,26 @@ class _Worker:
                 pause = self.settings.backoff_s * 2 ** min(self.deaths_in_a_row - 1, 20)
                 await asyncio.sleep(min(pause, self.settings.max_backoff_s))
                 self.restarts += 1
-            await self._spawn()
             try:
+                await self._spawn()
                 started = await self._next(self.settings.start_timeout_s)
                 if not isinstance(started, Started):
                     raise _WorkerDied("crash", f"it said {type(started).__name__} first")
             except _WorkerDied as died:
+                self.kill()
                 problem = died.detail
                 continue
+            except BaseException:
+                self.kill()  # cancelled half-way: nobody would read its `Started`
+                raise
             if started.problem:
                 self.kill()
                 raise ConfigError(started.problem[0], remedy=started.problem[1])
-        if self._process is None:
-            raise SetupError(
-                f"no reward worker comes up ({problem})",
-                remedy=f"raise rewards.workers.memory_mib (now {self.settings.memory_mib}) or start_timeout_s",
-            )
+            return
+        raise SetupError(
+            f"no reward worker comes up ({problem})",
+            remedy=f"raise rewards.workers.memory_mib (now {self.settings.memory_mib}) or start_timeout_s",
+        )
 
     async def run(self, items: Sequence[ScoreItem]) -> AsyncIterator[Outcome]:
         """One outcome per item, in order.

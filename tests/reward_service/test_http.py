@@ -170,6 +170,18 @@ async def test_ready_says_what_is_wrong() -> None:
 
 
 @aio
+async def test_a_probe_that_gives_up_does_not_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reward_service.http_app.READY_TIMEOUT_S", 0.02)
+    async with client() as http:
+        for _ in range(1000):  # each gives up long before a worker is up
+            code = (await http.get("/readyz")).status_code
+            if code == 200:
+                break
+        assert code == 200
+        assert (await http.post("/score", json=said("B"))).json()["reason"] == "correct"
+
+
+@aio
 async def test_openapi_page_is_whole() -> None:
     async with client() as http:
         page = (await http.get("/openapi.json")).json()

@@ -150,6 +150,20 @@ async def test_cancelled_work_leaves_the_host_usable() -> None:
 
 
 @aio
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
+async def test_work_cancelled_while_its_worker_starts_leaves_the_host_usable(after_s: float) -> None:
+    async with running(config(item_timeout_s=30.0)) as host:
+        for first in (host.score([item("stroke")]), host.ready()):
+            task = asyncio.ensure_future(first)
+            await asyncio.sleep(after_s)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [fault(o) for o in await asyncio.wait_for(host.score([item("stroke")] * 2), 30)] == ["correct"] * 2
+            host.close()
+
+
+@aio
 async def test_leaving_a_stream_early_ends_its_work() -> None:
     async with running(config(item_timeout_s=30.0)) as host:
         stream = host.stream([item("stroke"), item("sleep")])
