@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data.graph.schema import SUBTYPE_OF, Entity, preference, prefix_of
+from data.graph.schema import SUBTYPE_OF, Entity, preference, prefix_of, rare_by
 
 NOT_AN_IDENTITY = frozenset(
     {
@@ -238,6 +238,7 @@ def _node(members: Sequence[str], said: Mapping[str, Sequence[Claim]], types: Ma
             names.setdefault(text.strip().casefold(), text.strip())
     ordered = list(names.values())
     others = {x for _, e in claims for x in (*e.xrefs, *e.alt_ids)} - set(members)
+    tags = {tag for _, e in claims for tag in e.tags}
     prevalences = [e.prevalence for _, e in claims if e.prevalence is not None]
     return Node(
         id=members[0],
@@ -247,7 +248,7 @@ def _node(members: Sequence[str], said: Mapping[str, Sequence[Claim]], types: Ma
         synonyms=tuple(ordered[1:]),
         xrefs=tuple(sorted(others)),
         definition=next((e.definition for _, e in claims if e.definition), ""),
-        tags=tuple(sorted({tag for _, e in claims for tag in e.tags})),
+        tags=tuple(sorted(tags | {"rare"} if rare_by(tags) else tags)),
         prevalence=max(prevalences, default=None),
         sources=tuple(sorted({source for source, _ in claims})),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.graph.merge import Node, normal_name
-from data.graph.schema import RELATIONS, curie
+from data.graph.schema import RELATIONS, curie, rare_by
 from data.graph.store import end_codes, read
 from data.graph.tables import CODED, Graph
 
@@ -309,18 +309,20 @@ class KnowledgeGraph:
     def rarity(self, number: int) -> Rarity:
         """How rare an entity is: by a rare-disease flag, else by prevalence, else by how few facts it has for its type.
 
-        Prevalence is scored on a logarithmic scale from 1 in 10 (0) to 1 in 10 million (1).
+        Prevalence is scored on a logarithmic scale from 1 in 10 (0) to 1 in 10 million (1). Flags: see
+        `data.graph.schema.rare_by`. By facts, the score is the share of its type that has at least as many, so an
+        entity without any scores 1.
         """
         node = self.node(number)
-        if "rare" in node.tags:
-            return Rarity(score=1.0, basis="flag", detail="flagged as rare by a source")
+        if flagged := rare_by(tag for tag in node.tags if tag != "rare") or rare_by(node.tags):
+            return Rarity(score=1.0, basis="flag", detail=f"flagged as rare by {', '.join(flagged)}")
         if node.prevalence is not None and node.prevalence > 0:
             score = min(1.0, max(0.0, (-math.log10(node.prevalence) - 1) / 6))
             kind = "rare" if node.prevalence < RARE_BELOW else "not rare"
             return Rarity(score=score, basis="prevalence", detail=f"1 in {round(1 / node.prevalence):,} people, {kind}")
         degree = int(self.degrees[number])
         among = self._degrees_of_type[node.type]
-        score = 1.0 - float(np.searchsorted(among, degree, side="right")) / len(among)
+        score = 1.0 - float(np.searchsorted(among, degree, side="left")) / len(among)
         return Rarity(score=score, basis="degree", detail=f"{degree} facts")
 
 

@@ -8,7 +8,7 @@ statement that something is *not* so is an edge with ``negated=True`` and never 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from data.errors import DataError
@@ -168,13 +168,28 @@ def preference(identifier: str) -> tuple[int, str]:
     return (PREFERENCE.index(prefix) if prefix in PREFERENCE else len(PREFERENCE), identifier)
 
 
+def rare_by(tags: Iterable[str]) -> tuple[str, ...]:
+    """Who calls a disease rare, of those whose word decides; empty when nobody does.
+
+    Tags are ``rare:SOURCE`` (``rare`` for one's own). The rare slim of the Disease Ontology (``rare:do_slim``) never
+    decides: it holds asthma and prostate cancer. OMIM (``rare:omim``) lists the inherited forms of common diseases
+    under their plain names, so it gives way where a source chose the disease as a common complex one
+    (``complex:SOURCE``).
+    """
+    said = set(tags)
+    complex_one = any(tag.startswith("complex:") for tag in said)
+    doubtful = {"rare:do_slim", *(["rare:omim"] if complex_one else [])}
+    return tuple(sorted(tag.partition(":")[2] or "a table" for tag in said - doubtful if tag.split(":")[0] == "rare"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entity:
     """What one source says about one entity.
 
     Example: ``Entity(id="HP:0001166", type="phenotype", name="Arachnodactyly", synonyms=("Spider fingers",),
     xrefs=("UMLS:C0003706",), alt_ids=("HP:0001505",))``. ``xrefs`` claim to be the same entity elsewhere; ``alt_ids``
-    are former ids. ``prevalence`` is a share of the population (1 in 10,000 = 1e-4). A tag "rare" marks a rare disease.
+    are former ids. ``prevalence`` is a share of the population (1 in 10,000 = 1e-4). Tags say who
+    calls a disease rare: see `rare_by`.
     """
 
     id: str

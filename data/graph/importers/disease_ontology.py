@@ -55,7 +55,7 @@ def _records(folder: Path, main: Path, slim: Path, rare: dict[str, OboTerm]) -> 
     for term in rare.values():
         yield Entity(
             id=term.id, type="disease", name=term.name, synonyms=term.synonyms, xrefs=tuple(map(curie, term.xrefs)),
-            alt_ids=term.alt_ids, definition=term.definition, tags=("rare",),
+            alt_ids=term.alt_ids, definition=term.definition, tags=("rare:do_slim",),
         )  # fmt: skip
         for parent in term.parents:
             yield Edge(subject=term.id, predicate="is_a", object=parent, file=slim.name, row=term.line)

@@ -69,7 +69,9 @@ def _records(nodes: Path, edges: Path) -> Iterator[Entity | Edge]:
         prefix, entity_type = KINDS[kind]
         local = said.removeprefix(f"{kind}::")
         identifiers[said] = curie(local.removeprefix("PC7_"), prefix)
-        yield Entity(id=identifiers[said], type=entity_type, name=name)
+        # Hetionet chose its 137 diseases as common complex ones; OMIM lists inherited forms of them by the same names.
+        tags = ("complex:hetionet",) if kind == "Disease" else ()
+        yield Entity(id=identifiers[said], type=entity_type, name=name, tags=tags)
     for line, (source, metaedge, target) in rows(edges, ("source", "metaedge", "target")):
         predicate = RELATION_OF.get(metaedge)
         if predicate is None:

@@ -10,7 +10,7 @@ from data.graph.build import SourceBatch
 from data.graph.hpo_release import Annotation, annotation_rows, hpo_directory, parse_frequency
 from data.graph.obo import Ontology, read_obo
 from data.graph.reading import fail, rows
-from data.graph.schema import Edge, Entity, SourceInfo, curie
+from data.graph.schema import Edge, Entity, SourceInfo, curie, prefix_of
 
 LICENCE = "HPO licence: free to use with citation and version, unaltered (hpo.jax.org/app/license)"
 CITATION = "Gargano MA et al. The Human Phenotype Ontology in 2024. Nucleic Acids Res 2024;52:D1333"
@@ -26,6 +26,10 @@ _SEEN_ON_AN_IMAGE = re.compile(
     r"[Ss]cintigra\w+|angiogra\w+|tomograph\w+|[Ii]maging)\b"
 )
 _RELATION = {"P": "has_phenotype", "H": "has_phenotype", "I": "has_inheritance", "C": "has_onset", "M": "has_modifier"}
+_RARE_CATALOGUES = {"ORPHA": "orphanet", "OMIM": "omim", "DECIPHER": "decipher"}
+"""phenotype.hpoa annotates rare diseases; entries of OMIM for a susceptibility or a trait of many causes are none."""
+_OF_MANY_CAUSES = ("HP:0001426", "HP:0010982")
+"""Multifactorial and polygenic inheritance."""
 _GENE_COLUMNS = ("ncbi_gene_id", "gene_symbol", "hpo_id", "hpo_name", "frequency", "disease_id")
 
 
@@ -79,14 +83,19 @@ def terms(ontology: Ontology) -> Iterator[Entity | Edge]:
 
 def _annotations(path: Path) -> Iterator[Entity | Edge]:
     seen: dict[str, str] = {}
+    common: set[str] = set()
     with path.open(encoding="utf-8", newline="") as lines:
         _, found = annotation_rows(lines, path.name)
         for row in found:
             disease = curie(row.disease)
             seen.setdefault(disease, row.name or disease)
+            if row.term in _OF_MANY_CAUSES and not row.negated:
+                common.add(disease)
             yield _edge(row, disease, path)
     for disease, name in seen.items():
-        tags = ("rare",) if disease.startswith("ORPHA:") else ()
+        rare = disease not in common and "susceptib" not in name.lower()
+        catalogue = _RARE_CATALOGUES.get(prefix_of(disease))
+        tags = (f"rare:{catalogue}",) if catalogue and (rare or catalogue == "orphanet") else ()
         yield Entity(id=disease, type="disease", name=name, tags=tags)
 
 

@@ -45,7 +45,7 @@ def _records(ontology: Ontology) -> Iterator[Entity | Edge]:
             id=term.id, type="disease", name=term.name, synonyms=term.synonyms,
             xrefs=tuple(curie(xref) for xref in term.xrefs if ":" in xref and " " not in xref and "//" not in xref),
             alt_ids=term.alt_ids, definition=term.definition,
-            tags=("rare",) if any(subset.endswith("rare") for subset in term.subsets) else (),
+            tags=("rare:mondo",) if any(subset.endswith("rare") for subset in term.subsets) else (),
         )  # fmt: skip
         for parent in term.parents:
             if parent.startswith("MONDO:"):

@@ -36,6 +36,8 @@ _INHERITANCES = {"Autosomal dominant": ("HP:0000006", "Autosomal dominant inheri
                  "Semi-dominant": ("HP:0032113", "Semidominant inheritance")}  # fmt: skip
 Handler = Callable[[Element, str, str, int], Iterator[Entity | Edge]]
 
+_RARE = ("rare:orphanet",)
+
 
 def read(location: str) -> SourceBatch:
     """Orphadata of a folder with some of en_product1.xml, en_product4.xml, en_product6.xml, en_product9_prev.xml,
@@ -86,7 +88,7 @@ def _records(path: Path) -> Iterator[Entity | Edge]:
                 )
             if not name.upper().startswith("OBSOLETE"):
                 identifier = curie(code, "ORPHA")
-                yield Entity(id=identifier, type="disease", name=name, tags=("rare",))
+                yield Entity(id=identifier, type="disease", name=name, tags=_RARE)
                 for record in handler(disorder, identifier, path.name, place):
                     yield record if not source or isinstance(record, Entity) else _with_reference(record, source)
     except ElementTree.ParseError as error:
@@ -134,7 +136,7 @@ def _names(disorder: Element, identifier: str, file: str, place: int) -> Iterato
     definition = disorder.findtext(".//SummaryInformation/TextSectionList/TextSection/Contents") or ""
     yield Entity(
         id=identifier, type="disease", name=_text(disorder, "Name"), xrefs=tuple(xrefs), definition=definition.strip(),
-        synonyms=tuple(s.text.strip() for s in disorder.iterfind("SynonymList/Synonym") if s.text), tags=("rare",),
+        synonyms=tuple(s.text.strip() for s in disorder.iterfind("SynonymList/Synonym") if s.text), tags=_RARE,
     )  # fmt: skip
 
 
@@ -190,9 +192,7 @@ def _prevalence(disorder: Element, identifier: str, file: str, place: int) -> It
             world = _text(found, "PrevalenceGeographic/Name") == "Worldwide"
             best.append((world, _text(found, "PrevalenceValidationStatus/Name") == "Validated", share))
     if best:
-        yield Entity(
-            id=identifier, type="disease", name=_text(disorder, "Name"), prevalence=max(best)[2], tags=("rare",)
-        )
+        yield Entity(id=identifier, type="disease", name=_text(disorder, "Name"), prevalence=max(best)[2], tags=_RARE)
 
 
 def _ages(disorder: Element, identifier: str, file: str, place: int) -> Iterator[Entity | Edge]:

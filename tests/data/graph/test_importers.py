@@ -8,7 +8,7 @@ import pytest
 
 from data.graph.store import validate
 from tests.data.graph.helpers import loaded, said, statements
-from tests.data.graph.sources import write_all
+from tests.data.graph.sources import hpoa_row, write_all
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,20 @@ def test_hpo_negations_frequencies_former_and_obsolete_terms(place: Path) -> Non
     node = graph.node(graph.find("Slender fingers"))
     assert node.synonyms == ("Slender fingers", "Spidery hand"), "exact synonyms come first"
     assert node.definition == 'Fingers that are "long".' and "UMLS:C0003706" in node.xrefs
-    assert "rare" in graph.node(graph.find("ORPHA:2")).tags and "rare" not in graph.node(graph.find("OMIM:1")).tags
+    tags = {i: graph.node(graph.find(i)).tags for i in ("ORPHA:2", "OMIM:1", "DECIPHER:3", "OMIM:4")}
+    assert tags == {
+        "ORPHA:2": ("rare", "rare:orphanet"), "OMIM:1": ("rare", "rare:omim"),
+        "DECIPHER:3": ("rare", "rare:decipher"), "OMIM:4": ("rare", "rare:omim"),
+    }  # fmt: skip
+
+
+def test_a_susceptibility_or_a_trait_of_many_causes_is_not_flagged(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    target = tmp_path / "hpo" / "phenotype.hpoa"
+    text = target.read_text(encoding="utf-8").replace("Name of OMIM:1", "Asthma, susceptibility to")
+    target.write_text(text + hpoa_row("OMIM:4", "", "HP:0001426", aspect="I"), encoding="utf-8")
+    graph = loaded(f"hpo={tmp_path / 'hpo'}")
+    assert [graph.node(graph.find(i)).tags for i in ("OMIM:1", "OMIM:4")] == [(), ()]
 
 
 def test_a_fact_that_is_also_denied_is_disputed_and_no_fact(place: Path) -> None:

@@ -101,6 +101,22 @@ def test_rarity_trusts_flags_then_prevalence_then_degree(graph: KnowledgeGraph) 
     assert graph.rarity(graph.find("MONDO:2")).score == pytest.approx(0.5)
     assert graph.rarity(graph.find("MONDO:3")).score > graph.rarity(graph.find("MONDO:4")).score
     assert graph.degrees[graph.find("MONDO:3")] == 0, "is-a is no fact about it"
+    assert graph.rarity(graph.find("MONDO:3")).score == 1.0, "nothing known is as rare as can be"
+
+
+@pytest.mark.parametrize(
+    ("tags", "by"),
+    [(("rare:do_slim",), ""), (("rare:do_slim", "rare:omim"), "omim"), (("complex:hetionet", "rare:omim"), ""),
+     (("complex:hetionet", "rare:orphanet"), "orphanet"), (("rare:omim", "rare:orphanet"), "omim, orphanet")],
+)  # fmt: skip
+def test_whose_word_makes_a_disease_rare(tags: tuple[str, ...], by: str) -> None:
+    graph = KnowledgeGraph(build([batch("a", Entity(id="MONDO:1", type="disease", name="x", tags=tags))]))
+    rarity = graph.rarity(0)
+    assert ("rare" in graph.node(0).tags) == bool(by)
+    assert rarity.basis == ("flag" if by else "degree") and rarity.detail == (
+        f"flagged as rare by {by}" if by else "0 facts"
+    )
+    assert rarity.score == 1.0
 
 
 def test_typed_paths(graph: KnowledgeGraph) -> None:
