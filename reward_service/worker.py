@@ -2,7 +2,8 @@
 
 `python -m reward_service PARENT_PID MEMORY_MIB`. Frames on stdin and stdout: 4 bytes of length, then a pickle. In: the
 config, then batches of items. Out: one `Started`, then one frame per item, in order, as soon as it is judged: the
-parent tells from the gap which item hangs, and how long. What a verifier prints goes to stderr.
+parent tells from the gap which item hangs, and how long. A batch that does not fit into memory is answered by one
+`Unread`. What a verifier prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ class Started:
     problem: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """Instead of outcomes: the batch itself is larger than the worker. No item had begun."""
+
+
 def frame(message: object) -> bytes:
     """A message as it travels."""
     packed = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
@@ -109,6 +115,9 @@ def serve(source: IO[bytes], write: Callable[[bytes], None]) -> None:
             batch: list[ScoreItem] = _receive(source)
         except EOFError:
             return
+        except MemoryError:
+            write(frame(Unread()))
+            os._exit(3)
         for item in batch:
             try:
                 packed = frame(score_item(item, config))

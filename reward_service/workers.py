@@ -5,6 +5,7 @@ Who waits for whom
     a worker   that sends nothing for `workers.item_timeout_s` is killed with everything it started; the item it was at
                has a strike and goes to the end of the line, the others go on in a fresh worker
     an item    with `workers.strikes` strikes is quarantined: it fails at once from then on
+    a batch    that a worker has no memory to read is nobody's fault yet: its items are sent one by one
     an error   of a verifier (it raised, the judge did not answer) is tried once more; the worker lives on
     a restart  waits `workers.backoff_s`, doubled for each death in a row, at most `workers.max_backoff_s`
 
@@ -21,16 +22,19 @@ import pickle
 import signal
 import sys
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from data.errors import ConfigError, SetupError
 from reward_service.config import RewardConfig, WorkerConfig
-from reward_service.worker import HEADER, Failure, FailureKind, Outcome, ScoredItem, ScoreItem, Started, frame
+from reward_service.worker import HEADER, Failure, FailureKind, Outcome, ScoredItem, ScoreItem, Started, Unread, frame
 
 CHUNK_ITEMS = 64
 """Items handed to a worker at once; a large request is spread over workers in such chunks."""
+CHUNK_CHARS = 1 << 20
+"""Characters in such a chunk, unless one item has more: a worker holds a chunk twice, at up to 4 bytes each."""
 ERROR_ATTEMPTS = 2
 _START_ATTEMPTS = 3
 _KNOWN_STRIKES = 10_000
@@ -44,6 +48,10 @@ class _WorkerDied(Exception):
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
+
+
+class _BatchUnread(Exception):
+    """The worker is gone and no item had begun: the batch alone was more than it can hold."""
 
 
 class _Worker:
@@ -102,6 +110,7 @@ class _Worker:
 
         Raises:
             _WorkerDied: at the first item without an outcome.
+            _BatchUnread: before any item began.
         """
         process = self._process
         assert process is not None and process.stdin is not None
@@ -109,7 +118,10 @@ class _Worker:
         with contextlib.suppress(ConnectionError, RuntimeError):
             process.stdin.write(frame(list(items)))
         for _ in items:
-            outcome = cast(Outcome, await self._next(self._config.item_timeout_s))
+            outcome = cast(Outcome | Unread, await self._next(self._config.item_timeout_s))
+            if isinstance(outcome, Unread):
+                self.kill()
+                raise _BatchUnread
             if isinstance(outcome, Failure) and outcome.kind == "memory":
                 self.kill()
                 raise _WorkerDied("memory", outcome.detail)
@@ -212,8 +224,9 @@ class WorkerHost:
     async def stream(self, items: Sequence[ScoreItem]) -> AsyncIterator[tuple[int, Outcome]]:
         """(index, outcome) of every item, as they come. Leaving early ends what still runs."""
         done: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
-        chunks = [range(at, min(at + CHUNK_ITEMS, len(items))) for at in range(0, len(items), CHUNK_ITEMS)]
-        tasks = [asyncio.create_task(self._chunk(items, chunk, done)) for chunk in chunks]
+        longest = self._config.max_text_chars + 1  # one more than allowed is "too_long", and need not travel whole
+        items = [item if len(item.text) <= longest else replace(item, text=item.text[:longest]) for item in items]
+        tasks = [asyncio.create_task(self._chunk(items, chunk, done)) for chunk in _chunks(items)]
         everything = asyncio.gather(*tasks)
         try:
             for _ in items:
@@ -256,12 +269,13 @@ class WorkerHost:
             done.put_nowait((index, outcome))
 
         waiting = [index for index in waiting if not self._settle_quarantined(index, items[index], settle)]
+        at_once = len(waiting)
         while waiting:
             await worker.ensure()
             again: list[int] = []
-            left = list(waiting)
+            left, later = waiting[:at_once], waiting[at_once:]
             try:
-                async for outcome in worker.run([items[index] for index in waiting]):
+                async for outcome in worker.run([items[index] for index in left]):
                     worker.deaths_in_a_row = 0
                     index = left.pop(0)
                     attempts[index] += 1
@@ -278,10 +292,14 @@ class WorkerHost:
                     again.append(culprit)
                 else:
                     settle(culprit, Failure(kind=died.kind, detail=died.detail, attempts=attempts[culprit]))
+            except _BatchUnread:
+                at_once = 1
+                if len(left) == 1:
+                    settle(left.pop(), Failure(kind="memory", detail="the item alone is more than a worker can hold"))
             except BaseException:
                 worker.kill()  # cancelled half-way: what it would still send belongs to nobody
                 raise
-            waiting = left + again
+            waiting = left + later + again
 
     def _settle_quarantined(self, index: int, item: ScoreItem, settle: Any) -> bool:
         if not self._strikes or self._strikes.get(_digest(item), 0) < self._config.workers.strikes:
@@ -297,6 +315,21 @@ class WorkerHost:
         while len(self._strikes) > _KNOWN_STRIKES:
             self._strikes.popitem(last=False)
         return self._strikes[key]
+
+
+def _chunks(items: Sequence[ScoreItem]) -> Iterator[range]:
+    """Runs of indices, each of no more than `CHUNK_ITEMS` items and `CHUNK_CHARS` characters, or of one item."""
+    begin = chars = 0
+    for index, item in enumerate(items):
+        asked = item.question
+        own = len(item.text) + len(asked.stem) + len(asked.context)
+        own += sum(len(option.text) for option in asked.options) + sum(map(len, asked.accepted_answers))
+        if index > begin and (index - begin == CHUNK_ITEMS or chars + own > CHUNK_CHARS):
+            yield range(begin, index)
+            begin, chars = index, 0
+        chars += own
+    if begin < len(items):
+        yield range(begin, len(items))
 
 
 def _digest(item: ScoreItem) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from data.errors import ConfigError, SetupError
 from data.records import Question
 from reward_service.config import RewardConfig, WorkerConfig
 from reward_service.worker import Failure, Outcome, ScoredItem, ScoreItem, score_item
-from reward_service.workers import WorkerHost
+from reward_service.workers import WorkerHost, _chunks
 from tests.aio import aio
 from tests.data.examples import MARFAN
 
@@ -183,6 +184,35 @@ async def test_settings_that_cannot_be_served_are_said_at_the_start() -> None:
             await host.ready()
         with pytest.raises(SetupError):
             await host.score([item("stroke")])
+
+
+@aio
+async def test_a_huge_completion_is_too_long_and_its_neighbours_are_scored() -> None:
+    texts = [*(f"<think>x</think><answer>{label}</answer>" for label in "ABC"), "x" * (150 << 20)]
+    items = [ScoreItem(question=MARFAN, text=text) for text in (*texts, texts[1])]
+    async with running(config(memory_mib=256)) as host:
+        for _ in range(2):
+            assert [fault(o) for o in await host.score(items)] == ["wrong", "correct", "wrong", "too_long", "correct"]
+        assert host.counters == {"scored": 10, "restarts": 0}
+
+
+@aio
+@pytest.mark.parametrize("chunk_chars", [1 << 20, 1 << 40])
+async def test_an_item_that_no_worker_can_hold_fails_alone(chunk_chars: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reward_service.workers.CHUNK_CHARS", chunk_chars)
+    huge = dataclasses.replace(MARFAN, context="x" * (150 << 20))
+    items = [ScoreItem(question=q, text="<think>x</think><answer>B</answer>") for q in (MARFAN, huge, MARFAN)]
+    async with running(config(memory_mib=256)) as host:
+        assert [fault(o) for o in await host.score(items)] == ["correct", "memory", "correct"]
+        assert "strikes" not in host.counters
+
+
+def test_chunks_are_bounded_in_items_and_characters() -> None:
+    sizes = [1] * 130 + [600_000, 600_000, 3_000_000, 1]
+    items = [ScoreItem(question=OBEY, text="x" * size) for size in sizes]
+    assert [len(chunk) for chunk in _chunks(items)] == [64, 64, 3, 1, 1, 1]
+    assert [index for chunk in _chunks(items) for index in chunk] == list(range(134))
+    assert list(_chunks([])) == []
 
 
 @aio
