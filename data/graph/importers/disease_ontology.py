@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data.graph.build import SourceBatch
+from data.graph.merge import normal_name
 from data.graph.obo import OboTerm, read_obo
 from data.graph.reading import fail, find_file, rows
 from data.graph.schema import Edge, Entity, SourceInfo, curie
@@ -25,6 +27,15 @@ _FACETS = {
     "symptom": ("has_phenotype", "phenotype"),
 }
 """Facet -> relation and type. Left out: evidence, sequence, transmission_process, omim_susceptibility."""
+_ORGANISMS = "ncbitaxon"
+_CAUSE = ("has material basis in", "caused by")
+_CARRIER = ("transmitted", "has vector", "vector", "host", "carried by", "bite", "reservoir")
+_ROLE = re.compile(
+    r"\b(has[_ ]material[_ ]basis[_ ]in|caused by|transmitted|has[_ ]vector|vector|host|carried by|bite|reservoir|"
+    r"has[_ ]symptom|located[_ ]in|results[_ ]in|which|such as|include|may be|in (?:humans|patients))s?\b",
+    re.IGNORECASE,
+)
+"""What a definition says next: a cause, a carrier, or neither of them."""
 _GENERIC_SHARE = 0.2
 """A term that more than this share of a facet's diseases has says nothing ("anatomical structure")."""
 
@@ -99,18 +110,25 @@ def _references(path: Path) -> Iterator[Entity]:
 
 
 def _facets(path: Path) -> Iterator[Entity | Edge]:
-    """Inferred links. They hold each term with all its ancestors; only the most specific ones are taken."""
+    """Inferred links. They hold each term with all its ancestors; only those that the definition bears out are taken.
+
+    An organism may be cause, vector or host, and the facet does not say which: see `_causes`.
+    """
     header = ("id", "name", "definition", "facet", "import_keyword", "import_id")
     lines: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
     names: dict[tuple[str, str], str] = {}
-    for line, (disease, _, _, facet, label, target) in rows(path, header, quoted=True):
+    texts: dict[str, tuple[str, str]] = {}
+    for line, (disease, label, definition, facet, keyword, target) in rows(path, header, quoted=True):
         if facet in _FACETS and ":" in target:
             lines[facet].setdefault((disease, curie(target)), line)
-            names.setdefault((facet, curie(target)), label)
+            names.setdefault((facet, curie(target)), keyword)
+            texts[disease] = (label, definition)
     used: dict[tuple[str, str], None] = {}
     for facet, pairs in lines.items():
         predicate, _ = _FACETS[facet]
-        for disease, target in _specific(set(pairs)):
+        labels = {target: names[(facet, target)] for _, target in pairs}
+        chosen = _causes(set(pairs), labels, texts) if facet == _ORGANISMS else _specific(set(pairs), labels, texts)
+        for disease, target in chosen:
             used[(facet, target)] = None
             yield Edge(
                 subject=disease, predicate=predicate, object=target, file=path.name, row=pairs[(disease, target)],
@@ -121,11 +139,17 @@ def _facets(path: Path) -> Iterator[Entity | Edge]:
             yield Entity(id=target, type=_FACETS[facet][1], name=names[(facet, target)])
 
 
-def _specific(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
+def _specific(
+    pairs: set[tuple[str, str]], labels: Mapping[str, str], texts: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str]]:
     """Pairs (disease, term) without those that follow from a more specific term of the same disease.
 
-    An ancestor holds for every disease of its descendant and for more. So a term goes when another term of the disease
-    belongs to a strict part of its diseases. That may drop a true link, and never adds one.
+    An ancestor holds for every disease of its descendant. So a term goes when another term of the disease belongs to a
+    strict part of its diseases. Where terms of a disease have the very same diseases, the file does not tell ancestor
+    from descendant: those stay that the disease's name or definition names. That may drop a true link.
+
+    Args:
+        labels: term -> its label. texts: disease -> its name and definition.
     """
     diseases_of: dict[str, set[str]] = defaultdict(set)
     terms_of: dict[str, list[str]] = defaultdict(list)
@@ -133,9 +157,39 @@ def _specific(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
         diseases_of[term].add(disease)
         terms_of[disease].append(term)
     limit = max(3.0, _GENERIC_SHARE * len(terms_of))
-    return [
-        (disease, term)
-        for disease, terms in terms_of.items()
-        for term in terms
-        if len(diseases_of[term]) <= limit and not any(diseases_of[other] < diseases_of[term] for other in terms)
-    ]
+    chosen: list[tuple[str, str]] = []
+    for disease, terms in terms_of.items():
+        groups: dict[frozenset[str], list[str]] = defaultdict(list)
+        for term in terms:
+            if len(diseases_of[term]) <= limit and not any(diseases_of[o] < diseases_of[term] for o in terms):
+                groups[frozenset(diseases_of[term])].append(term)
+        for group in groups.values():
+            kept = group if len(group) == 1 else _named(group, labels, texts[disease])
+            chosen.extend((disease, term) for term in kept)
+    return chosen
+
+
+def _causes(
+    pairs: set[tuple[str, str]], labels: Mapping[str, str], texts: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Pairs whose organism the definition names as the cause, and nowhere as vector, host or way of transmission."""
+    terms_of: dict[str, list[str]] = defaultdict(list)
+    for disease, term in sorted(pairs):
+        terms_of[disease].append(term)
+    chosen: list[tuple[str, str]] = []
+    for disease, terms in terms_of.items():
+        parts = _ROLE.split(texts[disease][1])  # text, role, text, role, text ...
+        roles = list(zip(parts[1::2], parts[2::2], strict=True))
+        causes = [text for role, text in roles if role.lower().replace("_", " ") in _CAUSE]
+        carriers = [text for role, text in roles if role.lower().replace("_", " ") in _CARRIER]
+        named = _named(terms, labels, causes)
+        chosen.extend((disease, term) for term in named if not _named([term], labels, carriers))
+    return chosen
+
+
+def _named(terms: Iterable[str], labels: Mapping[str, str], texts: Iterable[str]) -> list[str]:
+    """Those terms whose label stands in one of the texts, without labels that only stand there as part of another."""
+    spaced = [f" {normal_name(text)} " for text in texts]
+    words = {term: f" {normal_name(labels[term].partition(' <')[0])} " for term in terms}
+    found = [term for term, said in words.items() if said.strip() and any(said in text for text in spaced)]
+    return [t for t in found if not any(words[t] in words[other] and words[t] != words[other] for other in found)]

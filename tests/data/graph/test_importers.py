@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from data.graph.store import validate
 from tests.data.graph.helpers import loaded, said, statements
-from tests.data.graph.sources import hpoa_row, write_all
+from tests.data.graph.sources import FACETS_HEADER, hpoa_row, write_all
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,49 @@ def test_disease_ontology_quotes_slim_references_and_specific_facets(place: Path
     }
     assert [graph.ids[n] for n in graph.facts(graph.find("DOID:7"), "is_a")] == ["DOID:4"]
     assert ("DOID:14323", "is_a", "DOID:7", False) in said(graph, taxonomic=True)
+
+
+TICK = (
+    "An infection, has_material_basis_in Anaplasma phagocytophilum, which is transmitted_by lone star tick (Amblyomma)."
+)
+ALLERGY = "A drug allergy that has_allergic_trigger carbamazepine."
+
+
+def facet_row(disease: str, name: str, definition: str, kind: str, label: str, target: str) -> str:
+    return "\t".join(f'"{cell}"' for cell in (disease, name, definition, kind, label, target)) + "\n"
+
+
+def test_an_organism_is_a_cause_only_where_the_definition_says_so(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    rows = [
+        ("DOID:1205", "fever of ticks", TICK, "ncbitaxon", "Anaplasma phagocytophilum", "NCBITaxon:948"),
+        ("DOID:1205", "fever of ticks", TICK, "ncbitaxon", "Anaplasma", "NCBITaxon:768"),
+        ("DOID:1205", "fever of ticks", TICK, "ncbitaxon", "Amblyomma", "NCBITaxon:6942"),
+        ("DOID:1205", "fever of ticks", TICK, "ncbitaxon", "Bacteria", "NCBITaxon:2"),
+        ("DOID:1206", "Q", "Caused by Coxiella of cattle, a host of Coxiella.", "ncbitaxon", "Coxiella", "NCBITaxon:9"),
+        ("DOID:1207", "leprosy", "", "ncbitaxon", "Mycobacterium", "NCBITaxon:1763"),
+    ]  # fmt: skip
+    (tmp_path / "do" / "facets.tsv.gz").write_bytes(
+        gzip.compress((FACETS_HEADER + "".join(facet_row(*row) for row in rows)).encode())
+    )
+    told = said(loaded(f"disease_ontology={tmp_path / 'do'}"))
+    assert told == {("DOID:1205", "caused_by_organism", "NCBITAXON:948", False)}
+
+
+def test_of_facets_with_the_same_diseases_the_named_one_is_taken(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    rows = [("DOID:1205", "carbamazepine allergy", ALLERGY, "chebi", label, f"CHEBI:{n}")
+            for n, label in enumerate(("ureas", "dibenzoazepine", "carbamazepine"), 1)]  # fmt: skip
+    rows += [("DOID:1206", "x", "", "anatomy", label, f"UBERON:{n}") for n, label in enumerate(("hand", "limb"), 1)]
+    rows += [("DOID:1207", "y", "", "anatomy", "foot", "UBERON:3")]
+    (tmp_path / "do" / "facets.tsv.gz").write_bytes(
+        gzip.compress((FACETS_HEADER + "".join(facet_row(*row) for row in rows)).encode())
+    )
+    told = said(loaded(f"disease_ontology={tmp_path / 'do'}"))
+    assert told == {
+        ("DOID:1205", "caused_by_exposure", "CHEBI:3", False),
+        ("DOID:1207", "affects_anatomy", "UBERON:3", False),
+    }
 
 
 def test_hetionet_kinds_directions_and_licences(place: Path) -> None:
