@@ -21,7 +21,6 @@ from reward_service.config import RewardConfig, ServiceConfig
 from reward_service.http_guard import JSON_LINES, BodyTooLarge, Gate, Guard, Metrics
 from reward_service.http_schema import (
     ITEM,
-    REQUEST,
     BatchIn,
     BatchOut,
     FailureOut,
@@ -30,6 +29,7 @@ from reward_service.http_schema import (
     ResultOut,
     dump,
     parse,
+    request_adapter,
     result_of,
     schemas,
 )
@@ -111,7 +111,7 @@ def create_app(
 
 
 def _add_score(app: FastAPI, scorer: ScoreService, service: ServiceConfig) -> None:
-    request_schema, components = schemas()
+    request_schema, components = schemas(service.max_items)
     one_or_many = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("ResultOut", "BatchOut")]}
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
     responses: dict[int | str, dict[str, Any]] = {
@@ -176,12 +176,8 @@ class _Stream(StreamingResponse):
 
 async def _judge_json(request: Request, scorer: ScoreService, service: ServiceConfig) -> Response:
     try:
-        said: ItemIn | BatchIn = parse(REQUEST, await request.body())
+        said: ItemIn | BatchIn = parse(request_adapter(service.max_items), await request.body())
         given = said.items if isinstance(said, BatchIn) else [said]
-        if len(given) > service.max_items:
-            raise DataError(
-                f"the request has {len(given)} items", remedy=f"send at most {service.max_items}, or JSON lines"
-            )
         items = [_item(each, f"items.{index}") for index, each in enumerate(given)]
     except DataError as error:
         return _problem(request, 422, error)

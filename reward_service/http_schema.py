@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from data.errors import DataError
 from data.records import Option, Question
 from reward_service.worker import Failure, Outcome, ScoreItem
 
 NAMED_PROBLEMS = 5
+MAX_OPTIONS = 100
+_NAME_CHARS = 40
+
+# pydantic keeps half a KiB and more for each error: a small body must not be able to ask for a million of them. So a
+# list ends at its first bad element, and unknown fields are one error however many there are.
+Texts = Annotated[list[str], FailFast()]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"additionalProperties": False})
+
+    @model_validator(mode="after")
+    def _no_more(self) -> Self:
+        if self.model_extra:
+            names = ", ".join(name[:_NAME_CHARS] for name in list(self.model_extra)[:NAMED_PROBLEMS])
+            raise PydanticCustomError("extra_forbidden", "unknown fields {names}", {"names": names})
+        return self
 
 
 class OptionIn(_Model):
@@ -29,10 +44,10 @@ class QuestionIn(_Model):
     """A question with its truth; the fields are those of `data.records.Question`."""
 
     stem: str
-    options: list[OptionIn] = []
+    options: Annotated[list[OptionIn], Field(max_length=MAX_OPTIONS), FailFast()] = []
     answer_label: str = ""
-    answer_labels: list[str] = []
-    accepted_answers: list[str] = []
+    answer_labels: Texts = []
+    accepted_answers: Texts = []
     context: str = ""
     verifier: Annotated[
         str, Field(description="choice, several, yes_no_maybe, number, text, or one that the server names")
@@ -69,7 +84,7 @@ class ItemIn(_Model):
 class BatchIn(_Model):
     """Several completions."""
 
-    items: Annotated[list[ItemIn], Field(min_length=1)]
+    items: Annotated[list[ItemIn], Field(min_length=1), FailFast()]
 
 
 class FailureOut(_Model):
@@ -106,8 +121,16 @@ class ProblemOut(_Model):
     request_id: str = ""
 
 
-REQUEST: TypeAdapter[ItemIn | BatchIn] = TypeAdapter(ItemIn | BatchIn)
 ITEM: TypeAdapter[ItemIn] = TypeAdapter(ItemIn)
+
+
+@lru_cache(maxsize=16)
+def request_adapter(max_items: int) -> TypeAdapter[ItemIn | BatchIn]:
+    """Reads a request of one item or at most ``max_items``; more are refused before they are read."""
+    items = Annotated[list[ItemIn], Field(min_length=1, max_length=max_items), FailFast()]
+    batch = create_model("BatchIn", __base__=BatchIn, __doc__=BatchIn.__doc__, items=(items, ...))
+    both: Any = ItemIn | batch
+    return TypeAdapter(both)
 
 
 def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
@@ -120,8 +143,13 @@ def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
         return adapter.validate_json(body)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)[:NAMED_PROBLEMS]
-        named = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems)
+        named = "; ".join(f"{'.'.join(map(_place, p['loc'])) or 'body'}: {p['msg']}" for p in problems)
         raise DataError(named, remedy="see the request body of POST /score in /openapi.json") from None
+
+
+def _place(part: str | int) -> str:
+    """A part of a location; a form with a check of ours goes by the name of the form alone."""
+    return str(part).removeprefix("function-after[_no_more(), ").removesuffix("]")
 
 
 def result_of(outcome: Outcome) -> ResultOut:
@@ -144,9 +172,9 @@ def dump(model: BaseModel) -> bytes:
     return json.dumps(model.model_dump(), ensure_ascii=True, separators=(",", ":")).encode("ascii")
 
 
-def schemas() -> tuple[dict[str, Any], dict[str, Any]]:
+def schemas(max_items: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The JSON schema of a request, and the components it refers to, for the OpenAPI page."""
-    schema = REQUEST.json_schema(ref_template="#/components/schemas/{model}")
+    schema = request_adapter(max_items).json_schema(ref_template="#/components/schemas/{model}")
     components: dict[str, Any] = schema.pop("$defs")
     for model in (ResultOut, BatchOut, ProblemOut):
         said = model.model_json_schema(ref_template="#/components/schemas/{model}")
