@@ -173,23 +173,46 @@ def _question(row: Row, path: Path, index: int) -> Any:
 
     filled: dict[str, Any] = {"source": "", "language": "", "answer_label": "", **row}
     stored = filled.pop("id", None)
+    where = f"row {index} of {path}"
+    options = _typed(filled.get("options", []), list, "options", where)
+    given = _texts_of(filled.get("provenance", {}), "provenance", where, lists=("path", "masked"))
+    kept = {name: value for name, value in filled.items() if name not in ("options", "provenance")}
+    fields = _texts_of(kept, "", where, lists=("accepted_answers", "tags", "answer_labels"))
     try:
-        filled["options"] = tuple(Option(**option) for option in filled.get("options", ()))
-        for name in {"accepted_answers", "tags", "answer_labels"} & filled.keys():
-            filled[name] = tuple(filled[name])
-        given: dict[str, Any] = filled.get("provenance", {})
-        source: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-        question = Question(**{**filled, "provenance": Provenance(**source)})
-    except (TypeError, AttributeError) as error:
+        fields["options"] = tuple(
+            Option(**_texts_of(option, f"options.{number}", where)) for number, option in enumerate(options)
+        )
+        question = Question(**fields, provenance=Provenance(**given))
+    except TypeError as error:
         remedy = "use the fields of Question in data/records.py; source, stem, options and answer_label will do"
-        raise DataError(f"row {index} of {path} is no question ({error})", remedy=remedy) from None
+        raise DataError(f"{where} is no question ({error})", remedy=remedy) from None
     except DataError as error:
-        raise DataError(f"row {index} of {path}: {error.problem}", remedy=error.remedy) from None
+        raise DataError(f"{where}: {error.problem}", remedy=error.remedy) from None
     if stored not in (None, question.id):
         raise DataError(
             f"row {index} of {path} has id {stored!r}, and its content {question.id!r}", remedy="leave the id out"
         )
     return question
+
+
+def _texts_of(value: Any, name: str, where: str, lists: Sequence[str] = ()) -> dict[str, Any]:
+    """An object whose fields are all texts, but for ``lists``, which are lists of texts and become tuples."""
+    found: dict[str, Any] = {}
+    for key, said in _typed(value, dict, name, where).items():
+        field_name = f"{name}.{key}" if name else key
+        if key in lists:  # a text is a sequence of texts too: each of its letters would be an accepted answer
+            elements = enumerate(_typed(said, list, field_name, where))
+            found[key] = tuple(_typed(each, str, f"{field_name}.{number}", where) for number, each in elements)
+        else:
+            found[key] = _typed(said, str, field_name, where)
+    return found
+
+
+def _typed(value: Any, kind: type, name: str, where: str) -> Any:
+    if not isinstance(value, kind):
+        what = {"str": "a text", "list": "a list", "dict": "an object"}[kind.__name__]
+        raise DataError(f"{name} = {value!r:.60} in {where} is not {what}", remedy=f"make it {what}, or leave it out")
+    return value
 
 
 def _slices(path: Path) -> Iterator[list[Row]]:
