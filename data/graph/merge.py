@@ -7,11 +7,11 @@ refused and reported. The order in which sources come does not matter: claims ar
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from data.graph.names import normal_name as normal_name  # also told from here
 from data.graph.schema import SUBTYPE_OF, Entity, preference, prefix_of, rare_by
 
 NOT_AN_IDENTITY = frozenset(
@@ -32,7 +32,6 @@ NOT_AN_IDENTITY = frozenset(
     }
 )
 """Vocabularies whose codes group entities, or which the graph does not hold: never a ground to merge."""
-_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True, order=True, slots=True)
@@ -139,11 +138,6 @@ def _type_of(identifier: str, group: Sequence[Claim], conflicts: list[Conflict])
     return chosen
 
 
-def normal_name(name: str) -> str:
-    """A name for comparison: lower case, words only. Example: "Crohn's disease" and "Crohns Disease" are the same."""
-    return " ".join(_WORD.findall(name.lower().replace("'", "").replace("’", "")))
-
-
 def _candidates(
     said: Mapping[str, Sequence[Claim]], owner: Mapping[str, str], types: Mapping[str, str]
 ) -> list[tuple[str, str, str]]:
@@ -175,7 +169,7 @@ def _same_names(names: Mapping[str, set[str]], types: Mapping[str, str]) -> list
     for identifier, called in names.items():
         family = SUBTYPE_OF.get(types[identifier], types[identifier])
         for name in called:
-            if len(name) > 3:
+            if len(name) > 3 or (len(name) > 1 and not name.isascii()):  # 糖尿病 is long enough
                 by_prefix = holders.setdefault((family, name), {})
                 by_prefix.setdefault(prefix_of(identifier), []).append(identifier)
     pairs: set[tuple[str, str, str]] = set()

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from data.errors import DataError
-from data.graph.merge import Node, normal_name
+from data.graph.merge import Node
+from data.graph.names import normal_name
 from data.graph.schema import RELATIONS, curie, rare_by
 from data.graph.store import end_codes, read
 from data.graph.tables import CODED, Graph

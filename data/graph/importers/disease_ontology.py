@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data.graph.build import SourceBatch
-from data.graph.merge import normal_name
+from data.graph.names import normal_name
 from data.graph.obo import OboTerm, read_obo
 from data.graph.reading import fail, find_file, rows
 from data.graph.schema import Edge, Entity, SourceInfo, curie

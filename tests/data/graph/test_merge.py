@@ -13,7 +13,8 @@ from hypothesis import given, settings
 
 from data.errors import DataError
 from data.graph.build import SourceBatch, build
-from data.graph.merge import merge, normal_name
+from data.graph.merge import merge
+from data.graph.names import normal_name
 from data.graph.queries import KnowledgeGraph
 from data.graph.schema import RELATIONS, Edge, Entity, curie, prefix_of
 from data.graph.store import read, validate, write
@@ -226,3 +227,34 @@ def test_what_is_no_identifier(said: str) -> None:
 
 def test_names_are_compared_by_their_words() -> None:
     assert normal_name("Crohn's disease") == normal_name("CROHNS  disease") != normal_name("Crohn disease, 2")
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [("α-thalassemia", "alpha thalassemia"), ("TNFα", "TNF-alpha"), ("β2-microglobulin", "beta2 microglobulin"),
+     ("Ménière’s disease", "Meniere's disease"), ("Sjögren", "SJOGREN"), ("λ", "lambda"), ("µ-opioid", "mu opioid"),
+     ("(−)-menthol", "(-)-Menthol"), ("5′-nucleotidase", "5'-nucleotidase"), ("糖尿病", "糖尿病 "), ("H₂O", "H2O")],
+)  # fmt: skip
+def test_names_that_are_the_same(one: str, same: str) -> None:
+    assert normal_name(one) == normal_name(same) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("α-thalassemia", "β-thalassemia"), ("(+)-limonene", "(-)-limonene"), ("(+)-limonene", "limonene"),
+     ("(±)-menthol", "(+)-menthol"), ("iron(2+)", "iron(3+)"), ("zinc(1+)", "zinc(1-)"), ("高血压", "低血压"),
+     ("5'-nucleotidase", "5-nucleotidase"), ("4,4''-x", "4,4'-x"), ("N'-methylurea", "N-methylurea")],
+)  # fmt: skip
+def test_names_that_differ(one: str, other: str) -> None:
+    assert normal_name(one) != normal_name(other)
+
+
+def test_a_chinese_name_is_found_and_joins() -> None:
+    graph = KnowledgeGraph(
+        build(
+            [batch("a", disease("MONDO:1", "糖尿病")), batch("b", disease("X:1", "糖尿病"), disease("X:2", "高血压"))]
+        )
+    )
+    assert graph.node(graph.find("糖尿病")).ids == ("MONDO:1", "X:1") and graph.ids[graph.find("高血压")] == "X:2"
+    with pytest.raises(DataError, match="nothing called"):
+        graph.find("肺炎")
