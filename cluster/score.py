@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.errors import DataError
+from data.records import FINISH_REASONS
 
 SLICE_ITEMS = 4096
 """Completions that are read and judged at once; it bounds the memory."""
@@ -85,8 +86,22 @@ def run_score(questions: Path, completions: Path, out: Path | None, config: Any)
     for path in (questions, completions, *([out] if out else [])):
         if path.suffix not in _SUFFIXES:
             raise DataError(f"{path} is neither JSON lines nor Parquet", remedy=f"use one of the endings {_SUFFIXES}")
-    known = {question.id: question for question in read_questions(questions)}
-    return asyncio.run(_score(known, completions, out, config))
+    return asyncio.run(_score(_by_id(questions), completions, out, config))
+
+
+def _by_id(path: Path) -> dict[str, Any]:
+    """The questions by id. What is not part of the id and still decides about a score may not differ."""
+    known: dict[str, Any] = {}
+    for question in read_questions(path):
+        first = known.setdefault(question.id, question)
+        for name in ("source", "accepted_answers", "verifier", "answer_labels"):
+            one, other = getattr(first, name), getattr(question, name)
+            if one != other:
+                raise DataError(
+                    f"question {question.id} stands twice in {path}, with {name} = {one!r:.80} and {other!r:.80}",
+                    remedy="keep one of them, or score their completions apart",
+                )
+    return known
 
 
 async def _score(known: Mapping[str, Any], completions: Path, out: Path | None, config: Any) -> Summary:
@@ -107,7 +122,7 @@ async def _score(known: Mapping[str, Any], completions: Path, out: Path | None, 
                         f"row {index} of {completions} answers question {question_id!r}, which is not in the questions",
                         remedy="give the file of questions that these completions answer",
                     )
-                finished = row.get("finish_reason", "stop") == "stop"
+                finished = _finished(row, f"row {index} of {completions}")
                 items.append(ScoreItem(question=known[question_id], text=text, finished=finished))
             results = [
                 _result(item, outcome, row)
@@ -131,6 +146,30 @@ def _completion(row: Row, path: Path, index: int) -> tuple[str, str]:
             remedy="give it question_id and text, both texts",
         )
     return question_id, text
+
+
+def _finished(row: Row, where: str) -> bool:
+    """False for a completion that the token limit cut; one that says nothing about it counts as finished.
+
+    Raises:
+        DataError: another word. Whoever wrote it may have meant either, and a cut completion earns nothing.
+    """
+    reason, flag = row.get("finish_reason"), row.get("finished")
+    if reason is not None and reason not in FINISH_REASONS:
+        raise DataError(
+            f"finish_reason = {reason!r:.60} in {where} is none of {FINISH_REASONS}",
+            remedy='write "length" for a completion that the token limit cut, "stop" or null for any other',
+        )
+    if flag is not None and not isinstance(flag, bool):
+        raise DataError(
+            f"finished = {flag!r:.60} in {where} is not true or false", remedy="make it one, or leave it out"
+        )
+    if reason is not None and flag is not None and flag != (reason == "stop"):
+        raise DataError(
+            f"finish_reason = {reason!r} and finished = {flag} in {where} contradict each other",
+            remedy="give one of them",
+        )
+    return reason != "length" if flag is None else flag
 
 
 def _result(item: Any, outcome: Any, row: Row) -> dict[str, Any]:

@@ -148,3 +148,48 @@ def test_missing_files_and_endings_are_one_line(tmp_path: Path) -> None:
     for q in ("missing.jsonl", "missing.parquet", "x.csv"):
         result = CliRunner().invoke(app, ["score", "--questions", q, "--completions", "c.jsonl"])
         assert result.exit_code == 1 and "Remedy" in result.output
+
+
+def test_finish_reasons_are_stop_length_or_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    ways: list[dict[str, Any]] = [
+        {},
+        {"finish_reason": None},
+        {"finish_reason": "stop"},
+        {"finish_reason": "length"},
+        {"finished": True},
+        {"finished": False},
+        {"finished": False, "finish_reason": "length"},
+    ]
+    out = tmp_path / "o.jsonl"
+    base = {"question_id": MARFAN.id, "text": "<think>x</think><answer>B</answer>"}
+    files[1].write_text("".join(json.dumps({**base, **way}) + "\n" for way in ways))
+    run_score(*files, out, RewardConfig())
+    reasons = [json.loads(line)["reason"] for line in out.read_text().splitlines()]
+    assert reasons == ["correct"] * 3 + ["truncated", "correct", "truncated", "truncated"]
+    for way, said in (
+        ({"finish_reason": "eos"}, "finish_reason = 'eos' in row 2"),
+        ({"finish_reason": ["stop"]}, "finish_reason = "),
+        ({"finish_reason": True}, "finish_reason = True"),
+        ({"finished": 1}, "finished = 1 in row 2"),
+        ({"finished": True, "finish_reason": "length"}, "contradict"),
+    ):
+        files[1].write_text(json.dumps(base) + "\n" + json.dumps({**base, **way}))
+        with pytest.raises(DataError, match=said):
+            run_score(*files, out, RewardConfig())
+
+
+def test_a_question_may_stand_twice_but_not_with_two_truths(tmp_path: Path) -> None:
+    questions, completions = tmp_path / "q.jsonl", tmp_path / "c.jsonl"
+    completions.write_text(json.dumps({"question_id": MARFAN.id, "text": "<think>x</think><answer>B</answer>"}))
+    for change, said in (
+        ({"split": "test"}, ""),
+        ({"source": "x"}, "source"),
+        ({"accepted_answers": ("A x",)}, "accepted"),
+    ):
+        twice = [MARFAN, dataclasses.replace(MARFAN, **change)]
+        questions.write_text("".join(json.dumps(question_row(q)) + "\n" for q in twice))
+        if not said:
+            assert run_score(questions, completions, None, RewardConfig()).correct["hpo"] == 1
+            continue
+        with pytest.raises(DataError, match=f"{MARFAN.id} stands twice .* {said}"):
+            run_score(questions, completions, None, RewardConfig())
