@@ -132,6 +132,7 @@ def _edges(columns: EdgeColumns, merged: Merged) -> tuple[Any, list[Conflict], d
     _keep(arrays, _first_of_its_kind(arrays), counts, "the same row twice")
     arrays["disputed"] = _contradictions(arrays, vocabulary, merged, conflicts)
     arrays["disputed"] |= _circles(arrays, vocabulary, merged, conflicts)
+    arrays["disputed"] |= _denied_above_a_fact(arrays, vocabulary, merged, conflicts)
     counts |= {
         "kept": len(arrays["negated"]),
         "negated": int(arrays["negated"].sum()),
@@ -268,6 +269,55 @@ def _circles(
         a, b = int(arrays["subject"][row]), int(arrays["object"][row])
         circular[row] = a in component and component[a] == component.get(b)
     return circular
+
+
+def _denied_above_a_fact(
+    arrays: dict[str, Any], vocabulary: dict[str, list[str]], merged: Merged, conflicts: list[Conflict]
+) -> Any:
+    """Denials of a term while a fact of the same subject and relation leads to a term below it by is-a.
+
+    "No seizure" and "focal seizure" cannot both hold; the fact is the more precise of the two and stays.
+    """
+    disputed = np.zeros(len(arrays["negated"]), dtype=bool)
+    sound = ~arrays["disputed"]
+    denials = np.flatnonzero(arrays["negated"] & sound)
+    if not len(denials) or "is_a" not in vocabulary["predicate"]:
+        return disputed
+    keys = arrays["subject"].astype(np.int64) * len(vocabulary["predicate"]) + arrays["predicate"]
+    facts: dict[int, list[int]] = {}
+    for i in np.flatnonzero(~arrays["negated"] & sound & np.isin(keys, keys[denials])):
+        facts.setdefault(int(keys[i]), []).append(int(arrays["object"][i]))
+    is_a = (arrays["predicate"] == vocabulary["predicate"].index("is_a")) & ~arrays["negated"] & sound
+    above = _Above(arrays["subject"][is_a], arrays["object"][is_a])
+    for i in denials:
+        term = int(arrays["object"][i])
+        below = [fact for fact in facts.get(int(keys[i]), ()) if term in above.of(fact)]
+        if below:
+            disputed[i] = True
+            subject, object_ = merged.nodes[arrays["subject"][i]].id, merged.nodes[term].id
+            detail = f"{vocabulary['predicate'][arrays['predicate'][i]]}, but {merged.nodes[min(below)].id}"
+            conflicts.append(Conflict(kind="denied above a fact", subject=subject, other=object_, detail=detail))
+    return disputed
+
+
+class _Above:
+    """Everything above a node by is-a; ``subjects`` are sorted."""
+
+    def __init__(self, subjects: Any, objects: Any) -> None:
+        self._subjects, self._objects = subjects, objects
+        self._known: dict[int, frozenset[int]] = {}
+
+    def of(self, node: int) -> frozenset[int]:
+        if node not in self._known:
+            found: set[int] = set()
+            todo = [node]
+            while todo:
+                first, last = np.searchsorted(self._subjects, [(here := todo.pop()), here + 1])
+                new = set(self._objects[first:last].tolist()) - found
+                found |= new
+                todo += new
+            self._known[node] = frozenset(found - {node})
+        return self._known[node]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

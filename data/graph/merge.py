@@ -50,6 +50,7 @@ KINDS: Mapping[str, str] = {
     "cross-type reference": "a cross reference joins entities of two types; not merged",
     "one to many": "merging would join two identifiers of one vocabulary; not merged",
     "contradiction": "the same fact is stated and denied; both are kept, marked disputed",
+    "denied above a fact": "a term is denied while one below it by is-a is a fact; the denial is marked disputed",
     "circle": "is-a edges of several sources go in a circle once merged; marked disputed",
     "unknown end": "an edge leads to an entity that no source describes; dropped",
     "ends of wrong type": "an edge joins types that its relation does not join; dropped",

@@ -188,6 +188,23 @@ def test_contradictions_between_sources_are_found_after_merging() -> None:
     assert loaded.facts(0, "has_phenotype") == loaded.denials(0, "has_phenotype") == []
 
 
+@pytest.mark.parametrize(("disease_", "disputed"), [("MONDO:1", True), ("MONDO:2", False)])
+def test_a_denial_above_a_fact_of_the_same_disease_is_disputed(disease_: str, disputed: bool) -> None:
+    """MONDO:1 lacks seizures and has a focal motor one, two steps below; MONDO:2 only lacks them."""
+    findings = [Entity(id=f"HP:{n}", type="phenotype", name=f"finding {n}") for n in (1, 2, 3, 4)]
+    tree = [Edge(subject=f"HP:{a}", predicate="is_a", object=f"HP:{b}") for a, b in ((2, 1), (3, 2), (4, 1))]
+    told = [Edge(subject="MONDO:1", predicate="has_phenotype", object="HP:3"),
+            Edge(subject="MONDO:2", predicate="has_phenotype", object="HP:1")]  # fmt: skip
+    denied = [Edge(subject=disease_, predicate="has_phenotype", object=f"HP:{n}", negated=True) for n in (2, 4)]
+    graph = build([batch("a", disease("MONDO:1"), disease("MONDO:2"), *findings, *tree, *told, *denied)])
+    loaded = KnowledgeGraph(graph)
+    number = loaded.find(disease_)
+    expected = ["HP:4"] if disputed else ["HP:2", "HP:4"]
+    assert [loaded.ids[n] for n in loaded.denials(number, "has_phenotype")] == expected
+    assert len(loaded.facts(number, "has_phenotype")) == 1, "the fact stays"
+    assert graph.report["conflicts"] == ({"denied above a fact": 1} if disputed else {})
+
+
 def test_circles_that_merging_makes_are_disputed() -> None:
     graph = build(
         [
