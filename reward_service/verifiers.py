@@ -110,13 +110,23 @@ class YesNoMaybeVerifier:
     def verify(self, question: Question, answer: str) -> Verdict:
         if question.options:
             return ChoiceVerifier().verify(question, answer)
+        true = normal(question.answer_text)
+        if true not in ("yes", "no", "maybe"):  # otherwise every completion would be wrong
+            raise DataError(
+                f"the accepted answer {question.answer_text[:80]!r} is not yes, no or maybe", remedy="write one of them"
+            )
         if len(answer) > KEPT_ANSWER_CHARS:
             return _unreadable("not_an_option", answer)
         said = normal(answer)
         if said not in ("yes", "no", "maybe"):
             words = set("".join(c if c.isalnum() else " " for c in said).split())
             return _unreadable("hedged" if len(words & {"yes", "no", "maybe"}) > 1 else "not_an_option", answer)
-        return _judged(said == normal(question.answer_text), said)
+        return _judged(said == true, said)
+
+
+@lru_cache(maxsize=4096)
+def _accepted(truths: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(normal(truth) for truth in truths) - {""}
 
 
 class TextVerifier:
@@ -126,9 +136,14 @@ class TextVerifier:
 
     def verify(self, question: Question, answer: str) -> Verdict:
         truths = (question.answer_text, *question.accepted_answers)
+        accepted = _accepted(truths)
+        if not accepted:
+            raise DataError(
+                f"the accepted answers {truths!r:.80} say nothing once normalised",
+                remedy="give a text with a word in it",
+            )
         if len(answer) > 2 * max(len(truth) for truth in truths) + 64:
             return _judged(False, answer[:KEPT_ANSWER_CHARS])
-        accepted = {normal(truth) for truth in truths} - {""}
         return _judged(normal(answer) in accepted, answer[:KEPT_ANSWER_CHARS])
 
 

@@ -132,6 +132,22 @@ def test_yes_no_maybe(answer: str, reason: str) -> None:
     assert YesNoMaybeVerifier().verify(open_question("yes_no_maybe", "maybe"), answer).reason == reason
 
 
+@pytest.mark.parametrize(
+    ("verifier", "truths"),
+    [
+        ("yes_no_maybe", ["Yes, definitely"]),
+        ("yes_no_maybe", ["Y"]),
+        ("text", ["."]),
+        ("text", [".", " . "]),
+    ],
+)
+@pytest.mark.parametrize("answer", ["yes", "x" * 500])
+def test_a_truth_that_no_answer_can_meet_is_a_fault_of_the_data(verifier: str, truths: list[str], answer: str) -> None:
+    """Otherwise every completion of the question would be wrong, and nobody would know."""
+    with pytest.raises(VerificationError, match="DataError: the accepted answer"):
+        score_text(open_question(verifier, *truths), answered(answer), CONFIG)
+
+
 def test_yes_no_maybe_with_options_takes_letter_or_word() -> None:
     options = tuple(Option(label=a, text=t) for a, t in zip("ABC", ("yes", "no", "maybe"), strict=True))
     question = Question(
