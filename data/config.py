@@ -29,7 +29,7 @@ class HpoConfig(StrictModel):
 
 
 class QuestionSourceConfig(StrictModel):
-    """Where the questions come from: generated from the HPO or a graph, or read from Parquet files of question records."""
+    """Where the questions come from: made from the HPO or a graph, or read from Parquet files of question records."""
 
     source: Annotated[Literal["hpo", "synthesis", "parquet"], Field(description="hpo, synthesis or parquet")] = "hpo"
     hpo: HpoConfig = HpoConfig()
