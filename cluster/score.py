@@ -7,27 +7,22 @@ nothing else. Files are JSON lines or Parquet, told by their ending; the rollout
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from cluster.score_files import Row, Writer, check_paths, read_questions, slices
 from data.errors import DataError
 from data.records import FINISH_REASONS
 
-SLICE_ITEMS = 4096
-"""Completions that are read and judged at once; it bounds the memory."""
 _EXAMPLE_CHARS = 60
-_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -81,11 +76,11 @@ def run_score(questions: Path, completions: Path, out: Path | None, config: Any)
     """Score a file; ``config`` is a `RewardConfig`.
 
     Raises:
-        DataError: a file is missing, has another ending or a row that cannot be read; the row is named.
+        DataError: a file is missing, has another ending or a row that cannot be read (the row is named), or ``out``
+            cannot be written.
+        ConfigError: ``out`` is one of the inputs.
     """
-    for path in (questions, completions, *([out] if out else [])):
-        if path.suffix not in _SUFFIXES:
-            raise DataError(f"{path} is neither JSON lines nor Parquet", remedy=f"use one of the endings {_SUFFIXES}")
+    check_paths(questions, completions, out)
     return asyncio.run(_score(_by_id(questions), completions, out, config))
 
 
@@ -105,47 +100,43 @@ def _by_id(path: Path) -> dict[str, Any]:
 
 
 async def _score(known: Mapping[str, Any], completions: Path, out: Path | None, config: Any) -> Summary:
-    from reward_service.worker import ScoreItem
     from reward_service.workers import WorkerHost
 
     summary = Summary()
     host = WorkerHost(config)
-    writer = _Writer(out)
     at = 0
     try:
-        for rows in _slices(completions):
-            items = []
-            for index, row in enumerate(rows, start=at + 1):
-                question_id, text = _completion(row, completions, index)
-                if question_id not in known:
-                    raise DataError(
-                        f"row {index} of {completions} answers question {question_id!r}, which is not in the questions",
-                        remedy="give the file of questions that these completions answer",
-                    )
-                finished = _finished(row, f"row {index} of {completions}")
-                items.append(ScoreItem(question=known[question_id], text=text, finished=finished))
-            results = [
-                _result(item, outcome, row)
-                for item, outcome, row in zip(items, await host.score(items), rows, strict=True)
-            ]
-            for item, result in zip(items, results, strict=True):
-                summary.add(item.question.source, result, item.text)
-            writer.write(results)
-            at += len(rows)
+        with Writer(out) as writer:
+            for rows in slices(completions):
+                items = [_item(known, row, completions, index) for index, row in enumerate(rows, start=at + 1)]
+                outcomes = await host.score(items)
+                results = [
+                    _result(item, outcome, row) for item, outcome, row in zip(items, outcomes, rows, strict=True)
+                ]
+                for item, result in zip(items, results, strict=True):
+                    summary.add(item.question.source, result, item.text)
+                writer.write(results)
+                at += len(rows)
     finally:
         host.close()
-    writer.close()
     return summary
 
 
-def _completion(row: Row, path: Path, index: int) -> tuple[str, str]:
-    question_id, text = row.get("question_id"), row.get("text")
+def _item(known: Mapping[str, Any], row: Row, path: Path, index: int) -> Any:
+    from reward_service.worker import ScoreItem
+
+    where = f"row {index} of {path}"
+    question_id, text, sample = row.get("question_id"), row.get("text"), row.get("sample_index")
     if not isinstance(question_id, str) or not isinstance(text, str):
+        raise DataError(f"{where} has the fields {sorted(row)[:12]}", remedy="give it question_id and text, both texts")
+    if question_id not in known:
         raise DataError(
-            f"row {index} of {path} has the fields {sorted(row)[:12]}",
-            remedy="give it question_id and text, both texts",
+            f"{where} answers question {question_id!r}, which is not in the questions",
+            remedy="give the file of questions that these completions answer",
         )
-    return question_id, text
+    if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool) or abs(sample) >= 1 << 63):
+        raise DataError(f"sample_index = {sample!r:.60} in {where} is no number", remedy="write it as 0, 1, 2 ...")
+    return ScoreItem(question=known[question_id], text=text, finished=_finished(row, where))
 
 
 def _finished(row: Row, where: str) -> bool:
@@ -190,153 +181,6 @@ def _result(item: Any, outcome: Any, row: Row) -> dict[str, Any]:
     }
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def read_questions(path: Path) -> list[Any]:
-    """Questions from JSON lines (fields as in `data.records.Question`, defaults may be left out) or Parquet.
-
-    Raises:
-        DataError: the file is missing, or a row is no question.
-    """
-    from data.records import Question
-    from data.tables import read_parquet
-
-    if path.suffix == ".parquet":
-        return read_parquet(Question, path)
-    return [_question(row, path, index) for index, row in enumerate(_json_lines(path), start=1)]
-
-
-def _question(row: Row, path: Path, index: int) -> Any:
-    from data.records import Option, Provenance, Question
-
-    filled: dict[str, Any] = {"source": "", "language": "", "answer_label": "", **row}
-    stored = filled.pop("id", None)
-    where = f"row {index} of {path}"
-    options = _typed(filled.get("options", []), list, "options", where)
-    given = _texts_of(filled.get("provenance", {}), "provenance", where, lists=("path", "masked"))
-    kept = {name: value for name, value in filled.items() if name not in ("options", "provenance")}
-    fields = _texts_of(kept, "", where, lists=("accepted_answers", "tags", "answer_labels"))
-    try:
-        fields["options"] = tuple(
-            Option(**_texts_of(option, f"options.{number}", where)) for number, option in enumerate(options)
-        )
-        question = Question(**fields, provenance=Provenance(**given))
-    except TypeError as error:
-        remedy = "use the fields of Question in data/records.py; source, stem, options and answer_label will do"
-        raise DataError(f"{where} is no question ({error})", remedy=remedy) from None
-    except DataError as error:
-        raise DataError(f"{where}: {error.problem}", remedy=error.remedy) from None
-    if stored not in (None, question.id):
-        raise DataError(
-            f"row {index} of {path} has id {stored!r}, and its content {question.id!r}", remedy="leave the id out"
-        )
-    return question
-
-
-def _texts_of(value: Any, name: str, where: str, lists: Sequence[str] = ()) -> dict[str, Any]:
-    """An object whose fields are all texts, but for ``lists``, which are lists of texts and become tuples."""
-    found: dict[str, Any] = {}
-    for key, said in _typed(value, dict, name, where).items():
-        field_name = f"{name}.{key}" if name else key
-        if key in lists:  # a text is a sequence of texts too: each of its letters would be an accepted answer
-            elements = enumerate(_typed(said, list, field_name, where))
-            found[key] = tuple(_typed(each, str, f"{field_name}.{number}", where) for number, each in elements)
-        else:
-            found[key] = _typed(said, str, field_name, where)
-    return found
-
-
-def _typed(value: Any, kind: type, name: str, where: str) -> Any:
-    if not isinstance(value, kind):
-        what = {"str": "a text", "list": "a list", "dict": "an object"}[kind.__name__]
-        raise DataError(f"{name} = {value!r:.60} in {where} is not {what}", remedy=f"make it {what}, or leave it out")
-    return value
-
-
-def _slices(path: Path) -> Iterator[list[Row]]:
-    if path.suffix == ".parquet":
-        for batch in _parquet(path).iter_batches(batch_size=SLICE_ITEMS):
-            yield batch.to_pylist()
-        return
-    kept: list[Row] = []
-    for row in _json_lines(path):
-        kept.append(row)
-        if len(kept) == SLICE_ITEMS:
-            yield kept
-            kept = []
-    if kept:
-        yield kept
-
-
-def _parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read ({str(error)[:120]})", remedy="give a Parquet file that exists"
-        ) from None
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    try:
-        # Only "\n" ends a line: JSON texts may hold U+2028 and its like.
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _object(line, path, number)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error})", remedy="give a file of JSON lines in UTF-8") from None
-
-
-def _object(line: str, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"line {number} of {path} is no JSON ({error})", remedy="write one object per line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"line {number} of {path} is no JSON object", remedy="write one object per line")
-    return cast(Row, row)
-
-
-class _Writer:
-    """The output file, slice by slice, under its name only when whole."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part") if path else None
-        self._lines: Any = None
-        self._table: Any = None
-
-    def write(self, rows: Sequence[Row]) -> None:
-        if self._part is None or self._path is None:
-            return
-        if self._path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            kinds = {"sample_index": pa.int64(), **dict.fromkeys(("reward", "correct", "format"), pa.float64())}
-            names = ("question_id", "sample_index", "reward", "correct", "format", "answer", "verifier_version")
-            schema = pa.schema([(name, kinds.get(name, pa.string())) for name in (*names, "reason", "failure")])
-            if self._table is None:
-                self._table = pq.ParquetWriter(self._part, schema)
-            self._table.write_table(pa.Table.from_pylist(list(rows), schema=schema))
-            return
-        if self._lines is None:
-            self._lines = self._part.open("w", encoding="utf-8")
-        self._lines.writelines(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
-
-    def close(self) -> None:
-        for file in (self._table, self._lines):
-            if file is not None:
-                file.close()
-        if self._part is not None and self._path is not None and self._part.exists():
-            self._part.replace(self._path)
-
-
 # --- what a person reads ----------------------------------------------------------------------------------------------
 
 
@@ -348,20 +192,24 @@ def render(summary: Summary, console: Console, out: Path | None) -> None:
         judged = counter.total() - lost
         rate = f"{summary.correct[source]} ({summary.correct[source] / judged:.1%})" if judged else "-"
         mean = f"{summary.rewards[source] / judged:.3f}" if judged else "-"
-        table.add_row(source or "(none)", str(counter.total()), rate, mean, str(lost))
+        table.add_row(_plain(source or "(none)"), str(counter.total()), rate, mean, str(lost))
     console.print(table)
     reasons: Counter[str] = sum(summary.counts.values(), Counter())
-    why = Table("reason", "completions", *sorted(summary.counts), "example", title="Why")
+    sources = [Column(header=_plain(source)) for source in sorted(summary.counts)]
+    why = Table("reason", "completions", *sources, "example", title="Why")
     for reason, count in reasons.most_common():
         question_id, text = summary.examples[reason]
         by_source = [str(summary.counts[source][reason]) for source in sorted(summary.counts)]
-        why.add_row(reason, str(count), *by_source, Text(f"{question_id}: {_shown(text)}"))
+        why.add_row(_plain(reason), str(count), *by_source, _plain(f"{question_id}: {_end(text)}"))
     console.print(why)
     if out:
-        console.print(f"scores written to {out}", soft_wrap=True)
+        console.print(f"scores written to {out}", markup=False, soft_wrap=True)
 
 
-def _shown(text: str) -> str:
-    """The end of a completion on one line, without anything that a terminal would act on."""
-    tail = text if len(text) <= _EXAMPLE_CHARS else "..." + text[-_EXAMPLE_CHARS:]
-    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in tail)
+def _end(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_CHARS else "..." + text[-_EXAMPLE_CHARS:]
+
+
+def _plain(text: str) -> Text:
+    """A text on one line, without markup and without anything that a terminal would act on."""
+    return Text("".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text))

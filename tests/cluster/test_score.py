@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.score import read_questions, run_score
-from data.errors import DataError
+from cluster.score import run_score
+from cluster.score_files import read_questions
+from data.errors import ConfigError, DataError, FlemingError
 from data.records import Question
 from data.tables import to_table, write_parquet
 from reward_service.config import RewardConfig
@@ -131,6 +132,10 @@ def test_ids_and_defaults_of_questions(tmp_path: Path) -> None:
         ('{"stem": "x", "options": [{"label": "A"}, {"label": "B"}], "answer_label": "A"}', "", "is no question"),
         ('{"stem": "x", "provenance": {"path": "ab"}}', "", "provenance.path = 'ab'"),
         ('{"id": "0", "stem": "x", "verifier": "text", "accepted_answers": ["y"]}', "", "has id '0'"),
+        ('{"stem": "x\\ud800", "verifier": "text", "accepted_answers": ["y"]}', "", "stem = .* has a lone surrogate"),
+        ('{"stem": "x", "verifier": "text", "accepted_answers": ["\\ud800"]}', "", "accepted_answers.0 = .* surrogate"),
+        ("[" * 100_000, "", "line 1 of .* is no JSON"),
+        ("", "[" * 100_000, "line 1 of .* is no JSON"),
         ("", '{"question_id": "0"}', "has the fields"),
         ("", '{"question_id": "0", "text": "x"}', "not in the questions"),
     ],
@@ -193,3 +198,57 @@ def test_a_question_may_stand_twice_but_not_with_two_truths(tmp_path: Path) -> N
             continue
         with pytest.raises(DataError, match=f"{MARFAN.id} stands twice .* {said}"):
             run_score(questions, completions, None, RewardConfig())
+
+
+@pytest.mark.parametrize("sample", ['"one"', "true", "1.5", "1" + "0" * 20])
+def test_a_sample_index_that_is_no_number_is_named(files: tuple[Path, Path], tmp_path: Path, sample: str) -> None:
+    out = tmp_path / "o.parquet"
+    files[1].write_text(f'{{"question_id": "{MARFAN.id}", "text": "x", "sample_index": {sample}}}')
+    with pytest.raises(DataError, match=r"sample_index = .* in row 1"):
+        run_score(*files, out, RewardConfig())
+    assert list(tmp_path.glob("o.*")) == []
+
+
+@pytest.mark.parametrize("out", ["c.jsonl", "sub/../q.jsonl", "link.jsonl", "nowhere/o.jsonl", "folder.jsonl", "o.txt"])
+def test_an_output_that_cannot_be_is_refused_before_scoring(files: tuple[Path, Path], tmp_path: Path, out: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").hardlink_to(files[1])
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(FlemingError, match=r"--out|endings") as refused:
+        run_score(*files, tmp_path / out, RewardConfig(user_verifiers={"none": "no_such:f"}))  # scoring would fail
+    assert [path.read_bytes() for path in files] == before
+    assert isinstance(refused.value, ConfigError) == (out in ("c.jsonl", "sub/../q.jsonl", "link.jsonl"))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_an_error_on_the_way_leaves_nothing_and_no_answer_too_odd_to_write(
+    files: tuple[Path, Path], tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"o.{ending}"
+    row = json.dumps({"question_id": MARFAN.id, "text": "<think>x</think><answer>\ud800</answer>"}) + "\n"
+    files[1].write_text(row * 2)
+    run_score(*files, out, RewardConfig())
+    read = (
+        pq.read_table(out).to_pylist() if ending == "parquet" else list(map(json.loads, out.read_text().splitlines()))
+    )
+    assert [each["answer"] for each in read] == ["\\ud800" if ending == "parquet" else "\ud800"] * 2
+    out.unlink()
+    files[1].write_text(row * 5000 + "{")  # the first slice is written before the last line is read
+    with pytest.raises(DataError, match="line 5001"):
+        run_score(*files, out, RewardConfig())
+    assert list(tmp_path.glob("o.*")) == []
+    files[1].write_text("")
+    run_score(*files, out, RewardConfig())
+    assert out.exists()
+
+
+def test_sources_and_names_are_shown_as_they_are(files: tuple[Path, Path], tmp_path: Path) -> None:
+    odd = dataclasses.replace(MARFAN, source="[/red]x\x1b[31m")
+    files[0].write_text(json.dumps(question_row(odd)))
+    files[1].write_text(json.dumps({"question_id": odd.id, "text": "[/red]"}))
+    out = tmp_path / "[b]o.jsonl"
+    args = ["score", "--questions", str(files[0]), "--completions", str(files[1]), "--out", str(out)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    assert "[/red]x" in result.output and "[b]o.jsonl" in result.output and "\x1b" not in result.output
