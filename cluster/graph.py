@@ -46,6 +46,14 @@ def build(
     console = Console(highlight=False)
     _print_counts(console, manifest)
     _print_report(console, graph.report)
+    for name, given in graph.report["given"].items():
+        if given["edges"] and not manifest["counts"]["edges_by_source"].get(name):
+            warning = f"warning: all {given['edges']:,} edges of source {name} were dropped"
+            cause = next((f", the first because of: {c.kind}: {c.subject} {c.detail}" for c in graph.conflicts
+                          if c.source == name), "")  # fmt: skip
+            Console(stderr=True, highlight=False).print(
+                f"{warning}{cause}; see merge_report.json", markup=False, soft_wrap=True
+            )
     console.print(f"written to {out} in {time.monotonic() - started:.0f} s, content {manifest['content_hash'][:16]}")
 
 

@@ -78,7 +78,7 @@ def parse_obo_bytes(content: bytes, name: str, *, closed: bool = False) -> Ontol
             f"{name} line {error.lineno}: {error.msg}, found {str(error.text)[:60]!r}",
             remedy="download it again, whole",
         ) from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: no UTF-8
         raise DataError(f"{name} is no OBO file ({error})", remedy="download it again, whole") from None
     lines = _stanza_lines(content)
     version = next((clause.raw_value() for clause in document.header if clause.raw_tag() == "data-version"), "")

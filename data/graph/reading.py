@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from data.errors import DataError
+from data.graph.schema import curie, is_curie
 
 
 def open_text(path: Path) -> IO[str]:
@@ -47,6 +48,24 @@ def fail(path: Path | str, line: int, problem: str, remedy: str = "") -> DataErr
     """An error that names a file and a line."""
     name = path.name if isinstance(path, Path) else path
     return DataError(f"{name} line {line}: {problem}", remedy=remedy or "download the file again, whole and unchanged")
+
+
+def identifier_at(path: Path, line: int, text: str, prefix: str = "") -> str:
+    """`data.graph.schema.curie`; what is no identifier is named with file and line."""
+    try:
+        found = curie(text, prefix)
+    except DataError as error:
+        raise fail(path, line, error.problem, error.remedy) from None
+    if not is_curie(found):
+        raise fail(path, line, f"{text!r} is no identifier", "write PREFIX:LOCAL, for instance HP:0001166")
+    return found
+
+
+def name_at(path: Path, line: int, identifier: str, text: str) -> str:
+    """The name of an entity; an empty one is refused with file and line."""
+    if not text.strip():
+        raise fail(path, line, f"{identifier} has no name", "give it one")
+    return text
 
 
 def rows(

@@ -20,6 +20,7 @@ from data.graph.schema import ENTITY_TYPES, RELATIONS, SCHEMA_VERSION, SourceInf
 from data.graph.tables import CODED, EDGE_SCHEMA, NODE_SCHEMA, TEXT, Graph
 from data.storage import Storage
 
+_AGAIN = "build the graph again: fleming graph build"
 NODES, EDGES, MANIFEST, REPORT = "nodes.parquet", "edges.parquet", "manifest.json", "merge_report.json"
 
 
@@ -126,13 +127,28 @@ def read_manifest(location: str) -> dict[str, Any]:
     storage = Storage.open(location)
     if not storage.exists(MANIFEST):
         raise DataError(f"{location} holds no graph ({MANIFEST} is missing)", remedy="make one: fleming graph build")
-    manifest: dict[str, Any] = json.loads(storage.read(MANIFEST))
+    manifest = _parsed(storage.read(MANIFEST), MANIFEST, location)
+    lacking = (
+        [] if manifest.get("schema") != SCHEMA_VERSION else sorted({"counts", "files", "sources"} - manifest.keys())
+    )
+    if lacking:
+        raise DataError(f"{MANIFEST} in {location} lacks {', '.join(lacking)}", remedy=_AGAIN)
     if manifest.get("schema") != SCHEMA_VERSION:
         raise DataError(
             f"{location} has schema {manifest.get('schema')!r}, this version reads {SCHEMA_VERSION!r}",
-            remedy="build the graph again: fleming graph build",
+            remedy=_AGAIN,
         )
     return manifest
+
+
+def _parsed(content: bytes, name: str, location: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise DataError(f"{name} in {location} is damaged ({error})", remedy=_AGAIN) from None
+    if not isinstance(found, dict):
+        raise DataError(f"{name} in {location} holds no mapping", remedy=_AGAIN)
+    return found
 
 
 def read(location: str) -> Graph:
@@ -146,7 +162,7 @@ def read(location: str) -> Graph:
     tables: dict[str, Any] = {}
     for name, schema in ((NODES, NODE_SCHEMA), (EDGES, EDGE_SCHEMA)):
         if not storage.exists(name):
-            raise DataError(f"{name} is missing in {location}", remedy="build the graph again: fleming graph build")
+            raise DataError(f"{name} is missing in {location}", remedy=_AGAIN)
         content = storage.read(name)
         if hashlib.sha256(content).hexdigest() != manifest["files"].get(name):
             raise DataError(
@@ -155,8 +171,11 @@ def read(location: str) -> Graph:
             )
         tables[name] = pq.read_table(io.BytesIO(content), read_dictionary=[f.name for f in schema if f.type == CODED])
         tables[name] = tables[name].cast(schema)
-    report = json.loads(storage.read(REPORT)) if storage.exists(REPORT) else {"listed": []}
-    listed = tuple(Conflict(**conflict) for conflict in report.pop("listed"))
+    report = _parsed(storage.read(REPORT), REPORT, location) if storage.exists(REPORT) else {"listed": []}
+    try:
+        listed = tuple(Conflict(**conflict) for conflict in report.pop("listed"))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{REPORT} in {location} is damaged ({error})", remedy=_AGAIN) from None
     report.pop("kinds", None)
     sources = tuple(SourceInfo(**source) for source in manifest["sources"])
     return Graph(nodes=tables[NODES], edges=tables[EDGES], sources=sources, conflicts=listed, report=report)

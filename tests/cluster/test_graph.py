@@ -53,6 +53,14 @@ def test_validate(place: str) -> None:
     assert done.exit_code == 0 and "sound" in done.output
 
 
+def test_a_source_that_lost_all_its_edges_is_told(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    (tmp_path / "table" / "nodes.csv").write_text("ID,Kind,Label,Also,Same\n7,illness,other,,\n", encoding="utf-8")
+    done = fleming("build", "--out", str(tmp_path / "out"), "--source", f"table={tmp_path / 'table' / 'mapping.yaml'}")
+    assert done.exit_code == 0
+    assert "warning: all 3 edges of source mine were dropped, the first because of: unknown end" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("show", "nobody"), ("path", "Alphadrug", "nobody"), ("stats", "--graph", "nowhere"),

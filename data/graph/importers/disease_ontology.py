@@ -10,7 +10,7 @@ from pathlib import Path
 from data.graph.build import SourceBatch
 from data.graph.names import normal_name
 from data.graph.obo import OboTerm, read_obo
-from data.graph.reading import fail, find_file, rows
+from data.graph.reading import fail, find_file, identifier_at, name_at, rows
 from data.graph.schema import Edge, Entity, SourceInfo, curie
 
 CITATION = "Baron JA et al. The DO-KB Knowledgebase: a 20-year journey. Nucleic Acids Res 2024;52:D1305"
@@ -84,7 +84,9 @@ def _hierarchy(path: Path) -> Iterator[Entity | Edge]:
     for _, (identifier, label, _) in table:
         named[label].add(identifier)
     for line, (identifier, label, parent) in table:
-        yield Entity(id=curie(identifier), type="disease", name=label)
+        yield Entity(
+            id=identifier_at(path, line, identifier), type="disease", name=name_at(path, line, identifier, label)
+        )
         if not parent:
             continue
         parents = named.get(parent, set())
@@ -102,9 +104,11 @@ def _hierarchy(path: Path) -> Iterator[Entity | Edge]:
 
 def _references(path: Path) -> Iterator[Entity]:
     found: dict[str, tuple[str, list[str]]] = {}
-    for _, (identifier, label, xref) in rows(path, ("id", "label", "xref"), quoted=True):
+    for line, (identifier, label, xref) in rows(path, ("id", "label", "xref"), quoted=True):
         if ":" in xref and " " not in xref:
-            found.setdefault(identifier, (label, []))[1].append(curie(xref))
+            found.setdefault(identifier_at(path, line, identifier), (label, []))[1].append(
+                identifier_at(path, line, xref)
+            )
     for identifier, (label, xrefs) in found.items():
         yield Entity(id=identifier, type="disease", name=label, xrefs=tuple(xrefs))
 
@@ -120,8 +124,9 @@ def _facets(path: Path) -> Iterator[Entity | Edge]:
     texts: dict[str, tuple[str, str]] = {}
     for line, (disease, label, definition, facet, keyword, target) in rows(path, header, quoted=True):
         if facet in _FACETS and ":" in target:
-            lines[facet].setdefault((disease, curie(target)), line)
-            names.setdefault((facet, curie(target)), keyword)
+            term = identifier_at(path, line, target)
+            lines[facet].setdefault((disease, term), line)
+            names.setdefault((facet, term), keyword)
             texts[disease] = (label, definition)
     used: dict[tuple[str, str], None] = {}
     for facet, pairs in lines.items():

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 
 from data.errors import ConfigError, DataError
 from data.graph.build import SourceBatch
-from data.graph.reading import fail, rows
-from data.graph.schema import ENTITY_TYPES, RELATIONS, Edge, Entity, SourceInfo, curie
+from data.graph.reading import fail, identifier_at, name_at, rows
+from data.graph.schema import ENTITY_TYPES, RELATIONS, Edge, Entity, SourceInfo
 from data.strict import StrictModel
 
 _TRUE, _FALSE = ("1", "true", "yes", "not"), ("", "0", "false", "no")
@@ -70,7 +70,7 @@ def read(location: str) -> SourceBatch:
         raise ConfigError(f"{location} is missing", remedy="name the YAML mapping: --source table=MAPPING.yaml")
     try:
         mapping = Mapping.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")), strict=True)
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) if isinstance(
             error, ValidationError) else str(error).replace("\n", " ")  # fmt: skip
         raise ConfigError(f"{path.name}: {where}", remedy="see docs/graph.md for the keys") from None
@@ -148,10 +148,9 @@ def _parquet(path: Path, wanted: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _identifier(path: Path, line: int, text: str, prefix: str) -> str:
-    try:
-        return curie(text) if ":" in text or not prefix else curie(text, prefix)
-    except DataError as error:
-        raise fail(path, line, error.problem, "fill the cell, or give the table a prefix") from None
+    if not text.strip():
+        raise fail(path, line, f"{text!r} is no identifier", "fill the cell, or give the table a prefix")
+    return identifier_at(path, line, text, "" if ":" in text else prefix)
 
 
 def _nodes(table: NodeTable, path: Path) -> Iterator[Entity]:
@@ -167,8 +166,9 @@ def _nodes(table: NodeTable, path: Path) -> Iterator[Entity]:
             for name in ("synonyms", "xrefs", "alt_ids", "tags")
         }
         yield Entity(
-            id=_identifier(path, line, row["id"], table.prefix), type=kind, name=row["name"].strip(),
-            synonyms=lists["synonyms"], xrefs=tuple(curie(x) for x in lists["xrefs"]),
+            id=_identifier(path, line, row["id"], table.prefix), type=kind,
+            name=name_at(path, line, row["id"], row["name"]).strip(),
+            synonyms=lists["synonyms"], xrefs=tuple(identifier_at(path, line, x) for x in lists["xrefs"]),
             alt_ids=tuple(_identifier(path, line, a, table.prefix) for a in lists["alt_ids"]), tags=lists["tags"],
             definition=row.get("definition", ""), prevalence=_number(path, line, row.get("prevalence", "")),
         )  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.graph.build import SourceBatch
-from data.graph.reading import fail, find_file, rows
-from data.graph.schema import Edge, Entity, SourceInfo, curie
+from data.graph.reading import fail, find_file, identifier_at, name_at, rows
+from data.graph.schema import Edge, Entity, SourceInfo
 
 CITATION = (
     "Himmelstein DS et al. Systematic integration of biomedical knowledge prioritizes drugs for repurposing. "
@@ -68,10 +68,10 @@ def _records(nodes: Path, edges: Path) -> Iterator[Entity | Edge]:
             raise fail(nodes, line, f"kind {kind!r} is unknown", f"known: {', '.join(KINDS)}")
         prefix, entity_type = KINDS[kind]
         local = said.removeprefix(f"{kind}::")
-        identifiers[said] = curie(local.removeprefix("PC7_"), prefix)
+        identifiers[said] = identifier_at(nodes, line, local.removeprefix("PC7_"), prefix)
         # Hetionet chose its 137 diseases as common complex ones; OMIM lists inherited forms of them by the same names.
         tags = ("complex:hetionet",) if kind == "Disease" else ()
-        yield Entity(id=identifiers[said], type=entity_type, name=name, tags=tags)
+        yield Entity(id=identifiers[said], type=entity_type, name=name_at(nodes, line, said, name), tags=tags)
     for line, (source, metaedge, target) in rows(edges, ("source", "metaedge", "target")):
         predicate = RELATION_OF.get(metaedge)
         if predicate is None:

