@@ -107,6 +107,9 @@ class ServiceConfig(StrictModel):
     max_body_mib: Annotated[int, Field(ge=1, description="largest JSON request, MiB")] = 16
     max_items: Annotated[int, Field(ge=1, description="most items of one JSON request")] = 4096
     max_stream_mib: Annotated[int, Field(ge=1, description="largest request of JSON lines, MiB")] = 1024
+    receive_timeout_s: Annotated[
+        float, Field(gt=0, description="seconds without a byte of a request's body after which it is answered 408")
+    ] = 30.0
     max_pending_items: Annotated[
         int, Field(ge=1, description="items under way beyond which requests are answered 429")
     ] = 8192

@@ -118,7 +118,13 @@ def _add_score(app: FastAPI, scorer: ScoreService, service: ServiceConfig) -> No
         200: {"description": "scores or failures, in order", "content": {"application/json": {"schema": one_or_many}}},
         **{
             code: {"description": what, "content": problem}
-            for code, what in ((401, "no or wrong token"), (413, "too large"), (422, "no such form"), (429, "overload"))
+            for code, what in (
+                (401, "no or wrong token"),
+                (408, "stalled"),
+                (413, "too large"),
+                (422, "no such form"),
+                (429, "overload"),
+            )
         },
     }
     body = {"application/json": {"schema": request_schema}, JSON_LINES: {"schema": {"type": "string"}}}

@@ -5,6 +5,7 @@ Plain ASGI, so that a refused request costs next to nothing and a streamed one i
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import time
@@ -35,6 +36,10 @@ _MAX_REASONS = 100
 
 class BodyTooLarge(Exception):
     """The body went past its limit while it was read."""
+
+
+class BodyStalled(Exception):
+    """The body stopped coming while it was read."""
 
 
 class Metrics:
@@ -96,6 +101,7 @@ class _Exchange:
     request_id: str
     limit: int
     read: int = 0
+    is_whole: bool = False
     status: int = 0
     begun: float = field(default_factory=time.perf_counter)
 
@@ -119,7 +125,13 @@ class Guard:
         exchange = self._exchange(headers)
 
         async def counted_receive() -> Message:
-            message = await receive()
+            if exchange.is_whole:
+                return await receive()  # waits for a disconnect, as long as the answer takes
+            try:
+                message = await asyncio.wait_for(receive(), self._settings.receive_timeout_s)
+            except TimeoutError:
+                raise BodyStalled from None
+            exchange.is_whole = not message.get("more_body", False)
             exchange.read += len(message.get("body", b""))
             if exchange.read > exchange.limit:
                 raise BodyTooLarge
@@ -148,6 +160,11 @@ class Guard:
             if exchange.status:
                 raise  # the answer has begun: the connection breaks off, so the client cannot take it for whole
             await _refuse(marked_send, 413, *_too_large(exchange.limit), exchange.request_id)
+        except BodyStalled:
+            if exchange.status:
+                raise
+            problem = f"the body stopped for {self._settings.receive_timeout_s:g} s"
+            await _refuse(marked_send, 408, problem, "send it again, without pauses", exchange.request_id)
         finally:
             self._gate.metrics.request(scope["path"], exchange.status, time.perf_counter() - exchange.begun)
 
@@ -181,7 +198,7 @@ async def _refuse(send: Send, status: int, problem: str, remedy: str, request_id
         headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
+    if status in (408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

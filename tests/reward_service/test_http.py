@@ -164,6 +164,41 @@ async def test_overload_is_429_and_nothing_else_is_lost() -> None:
 
 
 @aio
+async def test_a_stalled_upload_is_408_and_gives_its_place_back() -> None:
+    """Otherwise 64 clients that stop half-way would close the service for everybody else, for ever."""
+
+    async def stalled(first: bytes) -> AsyncIterator[bytes]:
+        yield first
+        await asyncio.Event().wait()
+
+    async def slow(pieces: list[bytes]) -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+            await asyncio.sleep(0.15)
+
+    async with client(max_pending_requests=2, receive_timeout_s=0.5) as http:
+        await http.post("/score", json=said("B"))  # a worker is up
+        for headers in ({"content-type": "application/json"}, {"content-type": "application/x-ndjson"}):
+            asking = [asyncio.create_task(http.post("/score", content=stalled(b"{"), headers=headers)) for _ in "ab"]
+            await asyncio.sleep(0.1)
+            assert (await http.post("/score", json=said("B"))).status_code == 429
+            if "x-ndjson" in headers["content-type"]:  # its answer has begun, so the connection breaks off
+                ends = await asyncio.gather(*asking, return_exceptions=True)
+                assert all(isinstance(end, Exception) for end in ends)
+            else:
+                answers = await asyncio.gather(*asking)
+                assert [answer.status_code for answer in answers] == [408, 408]
+                assert "stopped" in answers[0].json()["problem"] and answers[0].headers["connection"] == "close"
+            assert (await http.post("/score", json=said("B"))).status_code == 200
+        body = json.dumps(said("B")).encode()
+        pieces = [body[at : at + 20] for at in range(0, len(body), 20)]
+        assert len(pieces) * 0.15 > 0.5  # slow is not stalled
+        assert (await http.post("/score", content=slow(pieces))).json()["reason"] == "correct"
+        # Nor is an answer that takes longer.
+        assert (await http.post("/score", json=said("sleep", OBEY))).json()["failure"]["kind"] == "timeout"
+
+
+@aio
 async def test_json_lines_come_back_in_order_with_bad_lines_marked() -> None:
     rows = [json.dumps(said("ABCD"[i % 4])) for i in range(600)]
     rows[300:300] = ["{not json", "", json.dumps(said("B", {"stem": " "}))]
