@@ -12,6 +12,7 @@ import numpy as np
 
 from data.graph.merge import normal_name
 from data.graph.queries import RARE_BELOW, KnowledgeGraph
+from data.graph.schema import rare_by
 from data.graph.store import end_codes
 from data.sources.hpo_files import family_of
 from data.synthesis.words import clashes, plain
@@ -265,7 +266,7 @@ class Facts:
         for number, (kind, tags, prevalence, ids, sources) in enumerate(zip(*columns, strict=True)):
             if kind != "disease":
                 continue
-            if "rare" in tags:
+            if rare_by(tags):
                 found[number] = (1.0, "rare")
             elif prevalence:
                 score = float(min(1.0, max(0.0, (-np.log10(prevalence) - 1) / 6)))

@@ -22,7 +22,7 @@ from tests.data.synthesis.raw_facts import Judge, Raw
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 pytestmark = [
-    pytest.mark.integration,
+    pytest.mark.soak,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not (SHARED / "hetionet").is_dir(), reason="the shared graph sources are not on this machine"),
 ]
