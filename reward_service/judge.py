@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class JudgeVerifier:
         # Without trust_env: a proxy of the environment must not see what is graded.
         self._client = httpx.Client(timeout=config.timeout_s, headers=headers, transport=transport, trust_env=False)
         self._memory: dict[str, bool] = {}
+        self._has_warned = False
         self.version = f"judge/1 {config.model} x{config.votes}"
 
     def verify(self, question: Question, answer: str) -> Verdict:
@@ -107,7 +109,7 @@ class JudgeVerifier:
         if key in self._memory:
             return self._memory[key]
         if self._config.cache_dir:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # a lost or damaged vote is asked for again
                 said = (Path(self._config.cache_dir) / key[:2] / key).read_text(encoding="ascii")
                 return {"CORRECT": True, "INCORRECT": False}.get(said)
         return None
@@ -116,12 +118,18 @@ class JudgeVerifier:
         if len(self._memory) >= _MEMORY_ENTRIES:
             self._memory.pop(next(iter(self._memory)))
         self._memory[key] = vote
-        if self._config.cache_dir:
-            folder = Path(self._config.cache_dir) / key[:2]
+        if not self._config.cache_dir:
+            return
+        folder = Path(self._config.cache_dir) / key[:2]
+        temporary = folder / f".{key}.{uuid.uuid4().hex}"
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{key}.{uuid.uuid4().hex}"
             temporary.write_text("CORRECT" if vote else "INCORRECT", encoding="ascii")
             temporary.replace(folder / key)  # several workers may write the same vote; a half-written one is never read
+        except OSError as error:  # the vote stands, and the folder is only a convenience
+            if not self._has_warned:
+                self._has_warned = True
+                print(f"rewards.judge.cache_dir takes no votes: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _render(question: Question, answer: str, seed: int) -> str:
@@ -143,6 +151,11 @@ def _digest(*parts: str) -> str:
 
 
 def _read_vote(said: str) -> bool | None:
-    """The vote of a reply: its one word, after the reasoning of a model that thinks aloud; None when it is no vote."""
-    word = said.rpartition("</think>")[2].strip().strip(".*\"'` ").upper()
-    return {"CORRECT": True, "INCORRECT": False}.get(word)
+    """The vote of a reply: its one word, after the reasoning of a model that thinks aloud; None when it is no vote.
+
+    Only what opens with ``<think>`` is reasoning: ``INCORRECT </think> CORRECT`` says both, and is no vote.
+    """
+    before, mark, after = said.strip().rpartition("</think>")
+    if mark and not before.startswith("<think>"):
+        return None
+    return {"CORRECT": True, "INCORRECT": False}.get(after.strip().strip(".*\"'` ").upper())

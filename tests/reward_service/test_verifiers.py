@@ -224,9 +224,25 @@ def test_majority_of_seeded_votes_and_the_cache(tmp_path: Path) -> None:
     assert again.verify(QUESTION, "heart attack").correct and untouched.asked == []
 
 
+def test_a_cache_that_cannot_be_used_costs_no_vote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    verifier, endpoint = judge_of(lambda _: "CORRECT", cache_dir=str(tmp_path / "file" / "cache"))
+    assert verifier.verify(QUESTION, "heart attack").correct and len(endpoint.asked) == 2
+    assert capsys.readouterr().err.count("takes no votes") == 1
+    verifier, _ = judge_of(lambda _: "CORRECT", cache_dir=str(tmp_path / "good"))
+    verifier.verify(QUESTION, "heart attack")
+    votes = [path for path in (tmp_path / "good").rglob("*") if path.is_file()]
+    for vote, damage in zip(votes, (b"\xff\xfe", b""), strict=True):
+        vote.write_bytes(damage)
+    again, endpoint = judge_of(lambda _: "CORRECT", cache_dir=str(tmp_path / "good"))
+    assert again.verify(QUESTION, "heart attack").correct and len(endpoint.asked) == 2
+
+
 def test_a_judge_without_majority_or_answer_gives_no_verdict() -> None:
     for say in (
         lambda _: "I would say it is CORRECT",
+        lambda _: "INCORRECT </think> CORRECT",
+        lambda _: "<think>INCORRECT</think> CORRECT </think> INCORRECT CORRECT",
         lambda _: "",
         lambda _: None,
         lambda _: httpx.Response(500),
