@@ -49,6 +49,8 @@ KINDS: Mapping[str, str] = {
     "two types": "sources give one identifier two types; the type of the preferred source was taken",
     "cross-type reference": "a cross reference joins entities of two types; not merged",
     "one to many": "merging would join two identifiers of one vocabulary; not merged",
+    "one name, two entities": "entities of one type have the same preferred name; not merged",
+    "one identifier, two names": "sources call one identifier by names of which no source knows both; all are kept",
     "contradiction": "the same fact is stated and denied; both are kept, marked disputed",
     "denied above a fact": "a term is denied while one below it by is-a is a fact; the denial is marked disputed",
     "circle": "is-a edges of several sources go in a circle once merged; marked disputed",
@@ -100,12 +102,13 @@ def merge(claims: Iterable[Claim]) -> Merged:
     types = {identifier: _type_of(identifier, group, conflicts) for identifier, group in said.items()}
     joiner = _Joiner(types)
     joins = Counter(joiner.join(a, b, how) for how, a, b in _candidates(said, owner, types))
-    conflicts += joiner.conflicts
+    conflicts += joiner.conflicts + _names_apart(said)
     clusters: dict[str, list[str]] = {}
     for identifier in said:
         clusters.setdefault(joiner.root(identifier), []).append(identifier)
     groups = sorted((sorted(members, key=preference) for members in clusters.values()), key=lambda m: m[0])
     nodes = [_node(members, said, types) for members in groups]
+    conflicts += _names_shared(nodes)
     node_of = {identifier: index for index, node in enumerate(nodes) for identifier in node.ids}
     for former, current in owner.items():
         node_of.setdefault(former, node_of[current])
@@ -137,6 +140,37 @@ def _type_of(identifier: str, group: Sequence[Claim], conflicts: list[Conflict])
     detail = ", ".join(f"{source}: {entity.type}" for source, entity in group)
     conflicts.append(Conflict(kind="two types", subject=identifier, other=chosen, detail=detail))
     return chosen
+
+
+def _names_apart(said: Mapping[str, Sequence[Claim]]) -> list[Conflict]:
+    """Identifiers to which two sources give names, and no synonym leads from one to the other."""
+    conflicts: list[Conflict] = []
+    for identifier, group in said.items():
+        called = {normal_name(entity.name): (source, entity.name) for source, entity in reversed(group)}
+        if len(called) < 2:
+            continue
+        sets = [{normal_name(text) for text in (entity.name, *entity.synonyms)} for _, entity in group]
+        first, *others = sorted(called)
+        for other in others:
+            if not any({first, other} <= names for names in sets) and called[first][0] != called[other][0]:
+                detail = " and ".join(f"{source}: {name}" for source, name in (called[first], called[other]))
+                conflicts.append(
+                    Conflict(kind="one identifier, two names", subject=identifier, other=identifier, detail=detail)
+                )
+    return conflicts
+
+
+def _names_shared(nodes: Sequence[Node]) -> list[Conflict]:
+    """Entities of one type, or of a type and its narrower one, that are called the same."""
+    holders: dict[tuple[str, str], list[Node]] = {}
+    for node in nodes:
+        if name := normal_name(node.name):
+            holders.setdefault((SUBTYPE_OF.get(node.type, node.type), name), []).append(node)
+    return [
+        Conflict(kind="one name, two entities", subject=first.id, other=other.id, detail=f"{first.type} {first.name}")
+        for first, *others in holders.values()
+        for other in others
+    ]
 
 
 def _candidates(

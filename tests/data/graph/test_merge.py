@@ -161,6 +161,24 @@ def test_the_same_name_joins_only_within_a_type_and_when_it_is_the_only_one() ->
     assert merged.joins == {"same name": 1}
 
 
+def test_one_name_in_two_entities_and_two_names_of_one_identifier_are_reported() -> None:
+    merged = merge(
+        [
+            ("a", disease("DOID:1", "metabolic syndrome")),
+            ("b", disease("DOID:1", "insulin resistance")),
+            ("a", disease("DOID:2", "flu", synonyms=("influenza",))),
+            ("b", disease("DOID:2", "Influenza")),
+            ("a", disease("OMIM:3", "ataxia 1")),
+            ("a", disease("OMIM:4", "Ataxia-1")),
+            ("a", Entity(id="HP:5", type="phenotype", name="ataxia 1")),
+        ]
+    )
+    assert [(c.kind, c.subject, c.other, c.detail) for c in merged.conflicts] == [
+        ("one identifier, two names", "DOID:1", "DOID:1", "b: insulin resistance and a: metabolic syndrome"),
+        ("one name, two entities", "OMIM:3", "OMIM:4", "disease ataxia 1"),
+    ]
+
+
 def test_codes_that_group_diseases_do_not_join_them() -> None:
     claims = [
         ("a", disease("DOID:1", "", "ICD10CM:E1")),
