@@ -118,7 +118,7 @@ async def _score(known: Mapping[str, Any], completions: Path, out: Path | None, 
                 writer.write(results)
                 at += len(rows)
     finally:
-        host.close()
+        await host.aclose()
     return summary
 
 

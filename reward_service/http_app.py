@@ -78,10 +78,10 @@ class ScoreService:
             self._gate.metrics.outcome(outcome)
         return outcomes
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._warming is not None:
             self._warming.cancel()
-        self._host.close()
+        await self._host.aclose()
 
 
 def create_app(
@@ -101,7 +101,7 @@ def create_app(
         warming = asyncio.create_task(scorer.is_ready())
         yield
         warming.cancel()
-        scorer.close()
+        await scorer.close()
 
     app = FastAPI(title="Fleming rewards", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None)
     app.add_middleware(Guard, settings=service, token=token, gate=gate, marks_requests=marks_requests)

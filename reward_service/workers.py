@@ -37,6 +37,7 @@ CHUNK_CHARS = 1 << 20
 """Characters in such a chunk, unless one item has more: a worker holds a chunk twice, at up to 4 bytes each."""
 ERROR_ATTEMPTS = 2
 _START_ATTEMPTS = 3
+_GONE_TIMEOUT_S = 5.0
 _KNOWN_STRIKES = 10_000
 _READ_BYTES = 1 << 16
 
@@ -67,6 +68,11 @@ class _Worker:
     @property
     def settings(self) -> WorkerConfig:
         return self._config.workers
+
+    @property
+    def process(self) -> asyncio.subprocess.Process | None:
+        """The process that is there now."""
+        return self._process
 
     async def ensure(self) -> None:
         """Have a process that has said `Started`.
@@ -136,8 +142,11 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         transport = getattr(process, "_transport", None)
-        if transport is not None:
-            transport.close()  # its pipes too: nothing that it forked may keep them open
+        # Nothing that it forked may keep its pipes open. The transport itself ends with the process: closing it here
+        # would take the exit code from whoever watches the process.
+        for pipe in (transport.get_pipe_transport(fd) if transport is not None else None for fd in (0, 1)):
+            if pipe is not None:
+                pipe.close()
 
     async def _spawn(self) -> None:
         checkout = str(Path(__file__).resolve().parents[1])
@@ -248,6 +257,13 @@ class WorkerHost:
         """Kill every worker."""
         for worker in self._workers:
             worker.kill()
+
+    async def aclose(self) -> None:
+        """Kill every worker and wait until they are gone: an event loop that ends before them complains."""
+        dying = [process for worker in self._workers if (process := worker.process) is not None]
+        self.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(process.wait() for process in dying)), _GONE_TIMEOUT_S)
 
     async def _chunk(
         self, items: Sequence[ScoreItem], chunk: Sequence[int], done: asyncio.Queue[tuple[int, Outcome]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,14 @@ def test_an_error_on_the_way_leaves_nothing_and_no_answer_too_odd_to_write(
     files[1].write_text("")
     run_score(*files, out, RewardConfig())
     assert out.exists()
+
+
+def test_nothing_of_the_event_loop_is_said_at_the_end(
+    files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_score(*files, None, RewardConfig())
+    time.sleep(0.3)  # the watcher of a child speaks from a thread of its own
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_sources_and_names_are_shown_as_they_are(files: tuple[Path, Path], tmp_path: Path) -> None:
