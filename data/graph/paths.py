@@ -10,6 +10,9 @@ import numpy as np
 from data.errors import DataError
 from data.graph.queries import KnowledgeGraph, Step, relation_names
 
+_NO_LINK = frozenset({"inheritance", "onset", "modifier"})
+"""Types that a path may end in, and not lead through."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphPath:
@@ -64,7 +67,7 @@ def explain(graph: KnowledgeGraph, start: int, end: int, *, most_hops: int = 6, 
     """The shortest path of facts between two entities; among equally short ones, that through the most specific.
 
     Specific means: the degrees of the entities on the way add up to the least. A finding that a thousand diseases share
-    explains little.
+    explains little. A mode of inheritance, an age of onset or a modifier explains nothing: no path leads through one.
 
     Raises:
         DataError: no path of at most ``most_hops`` hops joins them.
@@ -86,7 +89,10 @@ def explain(graph: KnowledgeGraph, start: int, end: int, *, most_hops: int = 6, 
         frontier, first = np.unique(targets[order], return_index=True)
         chosen = order[first]
         came_by[frontier], came_from[frontier], cost[frontier] = edges[chosen], origins[chosen], totals[chosen]
-        if cost[end] >= 0 or not len(frontier):
+        if cost[end] >= 0:
+            break
+        frontier = np.array([n for n in frontier.tolist() if graph.types[n] not in _NO_LINK], dtype=np.int64)
+        if not len(frontier):
             break
     if cost[end] < 0:
         raise DataError(

@@ -45,9 +45,10 @@ def _codes(column: Any, position: dict[str, int]) -> Any:
 
 
 def counts(graph: Graph) -> dict[str, Any]:
-    """Entities per type, those with a relation that is not taxonomic, isolated ones, edges per relation and source."""
+    """Entities per type, those with a fact that is not taxonomic, isolated ones, edges per relation and source."""
     subjects, objects = end_codes(graph)
-    telling = ~taxonomic_mask(graph.edges) & ~graph.edges["negated"].to_numpy()
+    facts = ~graph.edges["negated"].to_numpy() & ~graph.edges["disputed"].to_numpy()
+    telling = ~taxonomic_mask(graph.edges) & facts
     size = graph.nodes.num_rows
     related, touched = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     for ends in (subjects, objects):
@@ -58,7 +59,7 @@ def counts(graph: Graph) -> dict[str, Any]:
     return {
         "nodes": size,
         "edges": graph.edges.num_rows,
-        "facts": int((~graph.edges["negated"].to_numpy() & ~graph.edges["disputed"].to_numpy()).sum()),
+        "facts": int(facts.sum()),
         "nodes_by_type": {name: int((types == name).sum()) for name in names},
         "related_by_type": {name: int(((types == name) & related).sum()) for name in names},
         "isolated_by_type": {name: int(((types == name) & ~touched).sum()) for name in names},
@@ -77,9 +78,12 @@ def write(graph: Graph, location: str) -> dict[str, Any]:
     """Write a graph into a folder or URI; the same graph gives the same bytes. Returns the manifest.
 
     Raises:
+        DataError: the place is a file.
         SetupError: the place cannot be written.
     """
     storage = Storage.open(location)
+    if storage.exists() and not storage.is_directory():
+        raise DataError(f"{location} is a file, and a graph is a folder", remedy="name a folder, or one to be made")
     packed = {NODES: _parquet(graph.nodes), EDGES: _parquet(graph.edges)}
     by_kind = graph.report.get("conflicts", {})
     report = {

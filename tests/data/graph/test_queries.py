@@ -146,6 +146,17 @@ def test_an_explanation_goes_through_what_is_specific(graph: KnowledgeGraph) -> 
     )
 
 
+def test_no_explanation_leads_through_a_mode_of_inheritance() -> None:
+    mode = Entity(id="HP:6", type="inheritance", name="Dominant")
+    people = [Entity(id=f"MONDO:{n}", type="disease", name=f"d{n}") for n in (1, 2)]
+    facts = [("MONDO:1", "has_inheritance", "HP:6"), ("MONDO:2", "has_inheritance", "HP:6")]
+    graph = KnowledgeGraph(build([batch("a", mode, *people, *edges(facts))]))
+    with pytest.raises(DataError, match="no path"):
+        explain(graph, graph.find("MONDO:1"), graph.find("MONDO:2"))
+    assert len(explain(graph, graph.find("MONDO:1"), graph.find("HP:6")).steps) == 1, "it may end there"
+    assert len(explain(graph, graph.find("HP:6"), graph.find("MONDO:2")).steps) == 1, "and begin there"
+
+
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25)
 
 
@@ -182,6 +193,18 @@ def test_export_of_a_part(graph: KnowledgeGraph, tmp_path: Path) -> None:
     again = KnowledgeGraph.load(str(tmp_path / "part"))
     assert validate(again.tables) == [] and names(again, range(len(again))) == sorted(made)
     assert again.statement(0).source == "a", "evidence goes along"
+
+
+def test_disputed_statements_make_no_entity_telling(tmp_path: Path) -> None:
+    entities = (Entity(id="MONDO:1", type="disease", name="d"), Entity(id="HP:1", type="phenotype", name="p"))
+    row = (("MONDO:1", "has_phenotype", "HP:1"),)
+    built = build([batch("a", *entities, *edges(row), *edges(row, negated=True))])
+    assert write(built, str(tmp_path / "a"))["counts"]["related_by_type"] == {"disease": 0, "phenotype": 0}
+    taken = tmp_path / "file"
+    taken.write_text("mine")
+    with pytest.raises(DataError, match=r"is a file, .* Remedy: name a folder"):
+        write(built, str(taken))
+    assert taken.read_text() == "mine"
 
 
 def test_a_store_that_was_touched_is_refused(graph: KnowledgeGraph, tmp_path: Path) -> None:
