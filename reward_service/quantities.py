@@ -32,7 +32,21 @@ _DEFINITIONS = (
     "beats_per_minute = 1 / minute = bpm",
     *(f"{what} = []" for what in _COUNTED),
 )
-_ALIASES = {"mmhg": "mmHg", "cmh2o": "cmH2O", "cm h2o": "cmH2O", "percent": "%", "mcg": "µg", "℃": "°C", "ui": "IU"}
+_ALIASES = {
+    "mmhg": "mmHg",
+    "cmh2o": "cmH2O",
+    "cm h2o": "cmH2O",
+    "percent": "%",
+    "mcg": "µg",
+    "ui": "IU",
+    "iu": "IU",
+    "mm hg": "mmHg",
+}
+# A unit of insulin, heparin or an enzyme is the international one. pint reads "units" as micro-nits, a luminance.
+_PLAIN_UNIT = re.compile(r"(?<![A-Za-z])(?:units?|([mkµμ]?)U)(?![A-Za-z])")
+_SIGNS = str.maketrans({"℃": "°C", "℉": "°F"})
+_RAISED = re.compile("[⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_LOWERED = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +105,9 @@ def _read_truth(truth: str, tolerance: float) -> tuple[float, str, float]:
 def _read(text: str) -> tuple[float, str] | QuantityReason:
     """The number and the unit of a text, or why it is no quantity."""
     bare = text.strip()
-    bare = bare.removesuffix(".") if len(bare) <= _MAX_CHARS else bare
+    if len(bare) <= _MAX_CHARS:
+        bare = bare.removesuffix(".").translate(_SIGNS)
+        bare = _RAISED.sub(lambda raised: "^" + raised[0].translate(_LOWERED), bare)
     match = _QUANTITY.fullmatch(bare) if len(bare) <= _MAX_CHARS and bare.count("\n") == 0 else None
     if match is None:
         return "not_a_number"
@@ -126,6 +142,7 @@ def _convert(number: float, unit: str, wanted: str) -> float | QuantityReason:
 def _unit(text: str) -> Any:
     """pint's unit, or "unknown_unit"."""
     plain = _ALIASES.get(text.lower(), text).replace("−", "-").replace("²", "^2").replace("³", "^3").replace("·", "*")
+    plain = _PLAIN_UNIT.sub(r"\1IU", plain)
     plain = re.sub(r"(?<=[A-Za-z])([23])(?![A-Za-z0-9])", r"^\1", plain)  # kg/m2
     if any(abs(int(power.replace("−", "-"))) > 9 for power in _POWER.findall(plain)) or "**" in plain:
         return "unknown_unit"

@@ -150,7 +150,7 @@ class TextVerifier:
 class NumberVerifier:
     """A number with its unit, converted and compared within a tolerance (`reward_service/quantities.py`)."""
 
-    version = "number-pint/1"
+    version = "number-pint/2"
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
