@@ -51,6 +51,7 @@ KINDS: Mapping[str, str] = {
     "one to many": "merging would join two identifiers of one vocabulary; not merged",
     "one name, two entities": "entities of one type have the same preferred name; not merged",
     "one identifier, two names": "sources call one identifier by names of which no source knows both; all are kept",
+    "joined on one unsupported reference": "merged because one source says so; no name or synonym is shared",
     "contradiction": "the same fact is stated and denied; both are kept, marked disputed",
     "denied above a fact": "a term is denied while one below it by is-a is a fact; the denial is marked disputed",
     "circle": "is-a edges of several sources go in a circle once merged; marked disputed",
@@ -101,7 +102,14 @@ def merge(claims: Iterable[Claim]) -> Merged:
     owner = _former_ids(said)
     types = {identifier: _type_of(identifier, group, conflicts) for identifier, group in said.items()}
     joiner = _Joiner(types)
-    joins = Counter(joiner.join(a, b, how) for how, a, b in _candidates(said, owner, types))
+    joins: Counter[str] = Counter()
+    for how, a, b, alone in _candidates(said, owner, types):
+        done = joiner.join(a, b, how)
+        joins[done] += 1
+        if done and alone:
+            detail = f"{said[a][0][1].name}, {said[b][0][1].name}"
+            kind = "joined on one unsupported reference"
+            conflicts.append(Conflict(kind=kind, subject=a, other=b, detail=detail, source=alone))
     conflicts += joiner.conflicts + _names_apart(said)
     clusters: dict[str, list[str]] = {}
     for identifier in said:
@@ -175,8 +183,8 @@ def _names_shared(nodes: Sequence[Node]) -> list[Conflict]:
 
 def _candidates(
     said: Mapping[str, Sequence[Claim]], owner: Mapping[str, str], types: Mapping[str, str]
-) -> list[tuple[str, str, str]]:
-    """Pairs that may be one entity, best supported first: how, first id, second id."""
+) -> list[tuple[str, str, str, str]]:
+    """Pairs that may be one entity, best supported first: how, first id, second id, the only source if no name fits."""
     support: dict[tuple[str, str], set[str]] = {}
     names = {identifier: {normal_name(e.name) for _, e in group} for identifier, group in said.items()}
     all_names = {
@@ -194,8 +202,16 @@ def _candidates(
         (not names[a] & names[b], not all_names[a] & all_names[b], -len(claimed), preference(a), preference(b), a, b)
         for (a, b), claimed in support.items()
     ]
-    by_reference = [("cross reference", row[-2], row[-1]) for row in sorted(ranked)]
-    return by_reference + _same_names(names, types)
+    by_reference = [
+        (
+            "cross reference",
+            a,
+            b,
+            min(s for s in support[(a, b)] if ">" not in s) if strange and supporters == -2 else "",
+        )
+        for _, strange, supporters, _, _, a, b in sorted(ranked)
+    ]
+    return by_reference + [(*pair, "") for pair in _same_names(names, types)]
 
 
 def _same_names(names: Mapping[str, set[str]], types: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -23,6 +23,7 @@ from tests.data.graph.sources import write_all
 
 PREFIXES = ("MONDO", "DOID", "OMIM", "HP", "MESH")
 TYPES = ("disease", "phenotype", "imaging_finding")
+ALONE = "joined on one unsupported reference"
 NAMES = ("Fever", "fever", "Long fingers", "Marfan syndrome", "Tremor")
 identifiers = st.builds(lambda prefix, number: f"{prefix}:{number}", st.sampled_from(PREFIXES), st.integers(1, 4))
 entities = st.builds(
@@ -141,7 +142,7 @@ def test_types_are_not_mixed_and_narrow_ones_win() -> None:
         ]
     )
     assert [(node.id, node.type) for node in merged.nodes] == [("DOID:1", "disease"), ("HP:1", "imaging_finding")]
-    assert [c.kind for c in merged.conflicts] == ["cross-type reference"]
+    assert [c.kind for c in merged.conflicts] == ["cross-type reference", ALONE]
 
 
 def test_the_same_name_joins_only_within_a_type_and_when_it_is_the_only_one() -> None:
@@ -179,6 +180,16 @@ def test_one_name_in_two_entities_and_two_names_of_one_identifier_are_reported()
     ]
 
 
+def test_a_join_that_one_reference_alone_supports_is_reported() -> None:
+    drug = [Entity(id=i, type="drug", name=name, synonyms=also, xrefs=xrefs) for i, name, also, xrefs in (
+        ("DRUGBANK:1", "odd one", (), ("CHEBI:1",)), ("CHEBI:1", "benzothiazole", (), ()),
+        ("DRUGBANK:2", "acid", (), ("CHEBI:2",)), ("CHEBI:2", "salt", ("Acid",), ()),
+        ("DRUGBANK:3", "left", (), ("CHEBI:3",)), ("CHEBI:3", "right", (), ("DRUGBANK:3",)))]  # fmt: skip
+    merged = merge([("a", entity) for entity in drug])
+    assert len(merged.nodes) == 3
+    assert [(c.kind, c.subject, c.other, c.source) for c in merged.conflicts] == [(ALONE, "CHEBI:1", "DRUGBANK:1", "a")]
+
+
 def test_codes_that_group_diseases_do_not_join_them() -> None:
     claims = [
         ("a", disease("DOID:1", "", "ICD10CM:E1")),
@@ -201,7 +212,10 @@ def test_contradictions_between_sources_are_found_after_merging() -> None:
     graph = build(
         [batch("a", disease("MONDO:1", "x", "OMIM:1"), finding, stated), batch("b", disease("OMIM:1"), denied)]
     )
-    assert graph.edges["disputed"].to_pylist() == [True, True] and graph.report["conflicts"] == {"contradiction": 1}
+    assert graph.edges["disputed"].to_pylist() == [True, True] and graph.report["conflicts"] == {
+        "contradiction": 1,
+        ALONE: 1,
+    }
     loaded = KnowledgeGraph(graph)
     assert loaded.facts(0, "has_phenotype") == loaded.denials(0, "has_phenotype") == []
 
@@ -231,7 +245,7 @@ def test_circles_that_merging_makes_are_disputed() -> None:
             batch("b", disease("DOID:1"), disease("DOID:2"), Edge(subject="DOID:2", predicate="is_a", object="DOID:1")),
         ]
     )  # fmt: skip
-    assert graph.report["conflicts"] == {"circle": 1} and graph.edges["disputed"].to_pylist() == [True, True]
+    assert graph.report["conflicts"] == {"circle": 1, ALONE: 2} and graph.edges["disputed"].to_pylist() == [True, True]
     circle = [Edge(subject=f"DOID:{a}", predicate="is_a", object=f"DOID:{b}") for a, b in ((1, 2), (2, 1))]
     with pytest.raises(DataError, match="goes in a circle"):
         build([batch("c", disease("DOID:1"), disease("DOID:2"), *circle)])
