@@ -103,7 +103,8 @@ def guard(stamp: str) -> None:
     sys.stdout.flush()
     known: dict[int, str] = {}
     while process_stamp(owner) == stamp:
-        known = {pid: process_stamp(pid) for pid in descendants({owner}) - before}
+        # What was there before may still start children of its own: those are none of the guardian's either.
+        known = {pid: process_stamp(pid) for pid in descendants({owner}) - before - descendants(before)}
         time.sleep(POLL_SECONDS)
     alive = {pid for pid, its in known.items() if its and process_stamp(pid) == its}
     for pid in alive | descendants(alive):  # those below may have come after the last look
