@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from cluster.plain_errors import plain_errors
 from cluster.score_files import Row, Writer, check_paths, read_questions, slices
 from data.errors import DataError
 from data.records import FINISH_REASONS
@@ -61,7 +62,6 @@ def score(
     processes: Annotated[int, typer.Option("--processes", min=1, help="worker processes")] = 1,
 ) -> None:
     """Score completions against their questions, and say what was earned and why."""
-    from cluster.cli import plain_errors
     from cluster.config import load_recipe
     from reward_service.config import RewardConfig
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.plain_errors import plain_errors
 from data.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ def rewards(
     max_pending: Annotated[int, typer.Option(min=1, help="requests per replica beyond which it answers 429")] = 64,
 ) -> None:
     """Serve POST /score until Ctrl-C. The bearer token is read from FLEMING_REWARD_TOKEN."""
-    from cluster.cli import plain_errors
     from cluster.config import load_recipe
     from reward_service.config import RewardConfig, ServiceConfig
 

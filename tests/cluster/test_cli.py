@@ -12,9 +12,10 @@ from ray.exceptions import RayTaskError
 from typer.testing import CliRunner, Result
 
 from cluster import session
-from cluster.cli import app, find_known
+from cluster.cli import app
 from cluster.config import load_recipe
 from cluster.lease import Lease
+from cluster.plain_errors import find_known
 from cluster.run_store import RunStore
 from cluster.starting import Attempt, check_start
 from data.errors import ConfigError, EngineError, SetupError

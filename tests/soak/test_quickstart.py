@@ -23,7 +23,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run_dir(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "cluster.cli", "run", "recipes/quickstart.yaml"]
+    command = [sys.executable, "-m", "cluster", "run", "recipes/quickstart.yaml"]
     settings = ["--set", f"run.storage={storage}", "--set", "run.name=soak"]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     done = subprocess.run([*command, *settings], cwd=checkout, env=environment, timeout=3000, check=False)
