@@ -190,7 +190,7 @@ async def test_settings_that_cannot_be_served_are_said_at_the_start() -> None:
 async def test_a_huge_completion_is_too_long_and_its_neighbours_are_scored() -> None:
     texts = [*(f"<think>x</think><answer>{label}</answer>" for label in "ABC"), "x" * (150 << 20)]
     items = [ScoreItem(question=MARFAN, text=text) for text in (*texts, texts[1])]
-    async with running(config(memory_mib=256)) as host:
+    async with running(config(memory_mib=256, item_timeout_s=60.0)) as host:
         for _ in range(2):
             assert [fault(o) for o in await host.score(items)] == ["wrong", "correct", "wrong", "too_long", "correct"]
         assert host.counters == {"scored": 10, "restarts": 0}
@@ -202,7 +202,8 @@ async def test_an_item_that_no_worker_can_hold_fails_alone(chunk_chars: int, mon
     monkeypatch.setattr("reward_service.workers.CHUNK_CHARS", chunk_chars)
     huge = dataclasses.replace(MARFAN, context="x" * (150 << 20))
     items = [ScoreItem(question=q, text="<think>x</think><answer>B</answer>") for q in (MARFAN, huge, MARFAN)]
-    async with running(config(memory_mib=256)) as host:
+    # Packing 150 MiB takes its time on a busy machine; the limit of time is not what is tested here.
+    async with running(config(memory_mib=256, item_timeout_s=60.0)) as host:
         assert [fault(o) for o in await host.score(items)] == ["correct", "memory", "correct"]
         assert "strikes" not in host.counters
 
