@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import DataError, FlemingError
+from cluster.plain_errors import plain_errors
+from data.errors import DataError
 
 if TYPE_CHECKING:
     from data.graph.queries import KnowledgeGraph
@@ -143,11 +144,8 @@ def validate(graph: GraphOption = DEFAULT) -> None:
 
 def _plainly(action: Any) -> Any:
     """Run an action; an error that the user can mend becomes one line and exit code 1."""
-    try:
+    with plain_errors():
         return action()
-    except FlemingError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _load(location: str) -> KnowledgeGraph:
