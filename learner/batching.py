@@ -1,16 +1,17 @@
 """From scored groups to the micro-batches of every rank. Plain Python: the controller plans, the ranks only run.
 
 The plan keeps three promises that ZeRO-3 and the loss rely on: every rank gets the same number of micro-batches (a rank
-with fewer would leave the others waiting in a collective for ever), no micro-batch holds more padded tokens than the
+with fewer would leave the others waiting in a collective for ever), no micro-batch holds more tokens than the
 bound, and the sum of the coefficients of one optimiser step is 1, however the sequences are spread.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from data.errors import ConfigError, DataError
 from data.records import ScoredGroup
@@ -73,41 +74,63 @@ def sequences_of(groups: Sequence[ScoredGroup], overlong: Overlong = "train") ->
     return sequences
 
 
-def pack(lengths: Sequence[int], *, ranks: int, max_tokens_per_micro_batch: int) -> Plan:
-    """Spread sequences of these ``lengths`` (tokens) over ``ranks`` and cut each share in micro-batches.
+class HasTokens(Protocol):
+    """A training or a supervised sequence."""
 
-    Longest first, each to the rank with the fewest tokens so far; a share is then cut so that rows x longest row stays
-    within the bound, and ranks with fewer micro-batches get empty ones. Deterministic; at least one micro-batch.
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def length(self) -> int: ...
+
+
+def pack(rows: Sequence[HasTokens], *, ranks: int, max_tokens_per_micro_batch: int) -> Plan:
+    """Spread ``rows`` over ranks and micro-batches, each within the bound, in as few rounds as that takes.
+
+    A micro-batch costs the tokens of its completions and of its *different* prompts, since `learner.tensors` writes a
+    shared prompt once. Rows of one prompt therefore stay side by side: the rows, in that order, are cut in consecutive
+    pieces under the smallest cap that needs no further round, so that the pieces of a round, one per rank, take about
+    the same time. Empty pieces fill up the last round. Deterministic; at least one micro-batch.
 
     Raises:
         ConfigError: a sequence is longer than the bound.
     """
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if lengths[index] > max_tokens_per_micro_batch:
-            raise ConfigError(
-                f"learner.max_tokens_per_micro_batch is {max_tokens_per_micro_batch}, "
-                f"but a sequence has {lengths[index]} tokens",
-                remedy=f"set it to {lengths[index]} or more, or lower the limits of prompt and completion",
-            )
-        rank = min(range(ranks), key=lambda r: (loads[r], r))
-        shares[rank].append(index)
-        loads[rank] += lengths[index]
-    cut = [_cut(share, lengths, max_tokens_per_micro_batch) for share in shares]
-    count = max(1, max(len(batches) for batches in cut))
-    return tuple(tuple(batches + [()] * (count - len(batches))) for batches in cut)
+    longest = max((row.length for row in rows), default=0)
+    if longest > max_tokens_per_micro_batch:
+        raise ConfigError(
+            f"learner.max_tokens_per_micro_batch is {max_tokens_per_micro_batch}, but a sequence has {longest} tokens",
+            remedy=f"set it to {longest} or more, or lower the limits of prompt and completion",
+        )
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        by_prompt.setdefault(row.prompt_token_ids, []).append(index)
+    order = [index for members in by_prompt.values() for index in members]
+    rounds = max(1, math.ceil(len(_cut(order, rows, max_tokens_per_micro_batch)) / ranks))
+    caps = range(longest, max_tokens_per_micro_batch + 1)
+    cap = caps[bisect_left(caps, True, key=lambda cap: len(_cut(order, rows, cap)) <= rounds * ranks)]
+    pieces = _cut(order, rows, cap)
+    pieces += [()] * (rounds * ranks - len(pieces))
+    return tuple(tuple(pieces[rank::ranks]) for rank in range(ranks))
 
 
-def _cut(share: Sequence[int], lengths: Sequence[int], bound: int) -> list[tuple[int, ...]]:
-    """Cut a share that is sorted longest first: the first row of a micro-batch sets its padded width."""
-    batches: list[tuple[int, ...]] = []
-    start = 0
-    while start < len(share):
-        rows = max(1, bound // max(1, lengths[share[start]]))
-        batches.append(tuple(share[start : start + rows]))
-        start += rows
-    return batches
+def _cut(order: Sequence[int], rows: Sequence[HasTokens], cap: int) -> list[tuple[int, ...]]:
+    """Consecutive pieces of ``order``, each as long as ``cap`` tokens allow."""
+    pieces: list[tuple[int, ...]] = []
+    piece: list[int] = []
+    tokens, prompt = 0, None
+    for index in order:
+        row = rows[index]
+        cost = len(row.token_ids) if row.prompt_token_ids == prompt else row.length
+        if piece and tokens + cost > cap:
+            pieces.append(tuple(piece))
+            piece, tokens, cost = [], 0, row.length
+        piece.append(index)
+        tokens += cost
+        prompt = row.prompt_token_ids
+    return [*pieces, tuple(piece)] if piece else pieces
 
 
 def plan_shards(
@@ -134,7 +157,7 @@ def plan_shards(
     counts = []
     for start, end in zip(edges, edges[1:], strict=False):
         part = _normalised(sequences[start:end])
-        plan = pack([s.length for s in part], ranks=ranks, max_tokens_per_micro_batch=max_tokens_per_micro_batch)
+        plan = pack(part, ranks=ranks, max_tokens_per_micro_batch=max_tokens_per_micro_batch)
         counts.append(len(plan[0]))
         for rank in range(ranks):
             batches[rank] += [tuple(part[i] for i in rows) for rows in plan[rank]]

@@ -40,8 +40,11 @@ class LearnerConfig(StrictModel):
         Field(description="compute dtype; masters are always fp32. auto = bfloat16 on GPU, float32 on CPU"),
     ] = "auto"
     max_tokens_per_micro_batch: Annotated[
-        int, Field(ge=1, description="padded tokens (rows x longest row) of a micro-batch")
+        int, Field(ge=1, description="tokens of a packed micro-batch; a prompt that completions share counts once")
     ] = 16384
+    logits_chunk_mib: Annotated[
+        float, Field(gt=0, description="largest block of fp32 logits held at once, MiB (positions x vocabulary)")
+    ] = 256.0
     activation_checkpointing: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
     offload_optimizer: Annotated[
         bool, Field(description="ZeRO-Offload: keep optimiser state in host memory (GPU only)")

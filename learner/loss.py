@@ -113,28 +113,3 @@ def _stats(
         # Schulman's k3 estimator of KL(proximal || current), as the samples come (nearly) from the proximal policy.
         kl=((ratio - 1.0 - ratio.log()) * mask).sum().item(),
     )
-
-
-def token_logprobs_and_entropy(
-    logits: torch.Tensor, ids: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of ``ids`` under the temperature-scaled distribution, and that distribution's entropy.
-
-    Args:
-        logits: [B, T, V], any float type; the arithmetic is fp32 (fp64 stays). ids: [B, T].
-        temperature: divides the logits, as vLLM's processed log-probabilities do.
-
-    Returns:
-        log-probabilities [B, T] with a gradient, entropy [B, T] without; both in nats.
-    """
-    scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
-    logprobs = torch.gather(scaled, -1, ids.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(scaled, dim=-1)
-    with torch.no_grad():
-        entropy = torch.stack([_entropy(row) for row in scaled.detach()]) if len(scaled) else torch.zeros_like(logprobs)
-    return logprobs, entropy
-
-
-def _entropy(scaled: torch.Tensor) -> torch.Tensor:
-    """Entropy of one row's distributions, [T, V] -> [T]; row by row, so that only one row of probabilities is held."""
-    logp = torch.log_softmax(scaled, dim=-1)
-    return -(logp.exp() * logp).sum(dim=-1)

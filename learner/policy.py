@@ -19,9 +19,10 @@ from data.storage import local_copy
 from data.wire import SupervisedSequence, TrainSequence
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.deepspeed_config import deepspeed_config
-from learner.loss import token_logprobs_and_entropy
 from learner.process import check_model_dir
 from learner.schedule import learning_rate_at
+from learner.scoring import install_scoring_head, score
+from learner.segments import ATTENTION, register
 from learner.tensors import TokenBatch, collate
 
 Stats = TypeVar("Stats")
@@ -43,7 +44,7 @@ class StepResult:
 class ZeroPolicy:
     """A model directory loaded straight into ZeRO-3 shards, with its optimiser.
 
-    The default process group must be up. Right-padded batches; ``temperature`` divides the logits.
+    The default process group must be up. Packed batches without padding; ``temperature`` divides the logits.
 
     Raises:
         SetupError: the directory is not a model that can be loaded.
@@ -72,6 +73,7 @@ class ZeroPolicy:
         self._total = total_optimizer_steps
         settings = deepspeed_config(self.learner, optimizer)
         model = _load_sharded(self.model_dir, settings, DTYPES[self.learner.dtype])
+        install_scoring_head(model, int(self.learner.logits_chunk_mib * 2**20))
         if self.learner.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints which op it has built
@@ -90,15 +92,8 @@ class ZeroPolicy:
         return DTYPES[self.learner.dtype]
 
     def _forward(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropy of the targets, [B, T] each."""
-        scored = batch.targets.shape[1]
-        logits = self.engine(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-            logits_to_keep=scored + 1,  # the logits before the first scored token, up to those after the last
-        ).logits[:, :-1]
-        return token_logprobs_and_entropy(logits, batch.targets, self.temperature)
+        """Log-probabilities and entropy of the completion tokens, [B, T] each."""
+        return score(self.engine, batch, self.temperature)
 
     @torch.no_grad()
     def logprobs(self, rows: Rows) -> torch.Tensor:
@@ -152,12 +147,13 @@ def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) 
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     check_model_dir(model_dir)
+    register()
     sharding = HfDeepSpeedConfig(settings)  # transformers keeps a weak reference to it, for as long as it lives
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

@@ -86,7 +86,7 @@ def supervised_step(
     """One optimiser step on ``batch`` (the same list on every rank); returns its metrics, the same on every rank."""
     start = time.perf_counter()
     plan = pack(
-        [row.length for row in batch],
+        batch,
         ranks=dist.get_world_size(),
         max_tokens_per_micro_batch=max_tokens_per_micro_batch,
     )

@@ -1,13 +1,22 @@
-"""Rows of token ids to right-padded tensors.
+"""Rows of token ids to one packed row, and back to a small grid.
 
-Shapes: B rows, S positions (padded to the longest row), T = S - (shortest prompt) scored positions: the last T of S, so
-that the output layer runs only where some row has a completion token.
+Shapes: B rows (completions), T tokens of the longest completion, P packed tokens, N scored tokens (completion tokens of
+all rows), E positions that attention sees.
+
+A micro-batch is **one** row without padding. Completions of one prompt stand behind a single copy of it, so the linear
+layers run on each prompt once per micro-batch and not once per completion; attention alone reads the prompt again for
+every completion (`Segments`). The last token of a completion is scored but never an input: nothing follows it.
+
+    two completions a, b of prompt p, one c of prompt q      p0 p1 p2 a0 a1 | b0 | q0 q1 c0 c1
+    positions                                                0  1  2  3  4  | 3  | 0  1  2  3
+    segments of attention                                    p0 p1 p2 a0 a1 ; p0 p1 p2 b0 ; q0 q1 c0 c1
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -15,56 +24,115 @@ from data.wire import SupervisedSequence, TrainSequence
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Which packed tokens attend to each other: causal inside a segment, nothing across.
+
+    ``lengths``: tokens of each segment, E together. ``starts``: int32 [segments + 1], their running sum.
+    ``source``: [E], the packed token at each position. ``collect``: [P], where each packed token's output is read.
+    Both are None when no prompt is shared: then position and packed token are the same.
+    """
+
+    lengths: tuple[int, ...]
+    starts: torch.Tensor
+    source: torch.Tensor | None
+    collect: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """``input_ids``, ``attention_mask``: [B, S]. ``targets``: [B, T], the ids at the last T positions. ``mask``:
-    [B, T], true where a target is a completion token, by position and never by id: an end-of-sequence token that
-    doubles as padding keeps its gradient.
+    """``input_ids``, ``position_ids``: [1, P]. ``predictors``: [N], the packed position that predicts each scored
+    token; ``targets``: [N], the scored tokens; ``cells``: [N], their places in a [B, T] grid that starts with each
+    row's first completion token. ``mask``: [B, T], true on completion tokens, by position and never by id: an
+    end-of-sequence token that doubles as padding keeps its gradient.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    segments: Segments
+    predictors: torch.Tensor
     targets: torch.Tensor
+    cells: torch.Tensor
     mask: torch.Tensor
-    first: int
-    """Position in S of the first scored token."""
+
+    def grid(self, values: torch.Tensor) -> torch.Tensor:
+        """Lay out ``values`` [N, ...] as [B, T, ...], zero elsewhere; differentiable."""
+        flat = values.new_zeros((self.mask.numel(), *values.shape[1:])).index_copy(0, self.cells, values)
+        return flat.view(*self.mask.shape, *values.shape[1:])
+
+
+@dataclass
+class _Packer:
+    """The growing lists behind a `TokenBatch`."""
+
+    ids: list[int]
+    positions: list[int]
+    predictors: list[int]
+    targets: list[int]
+    cells: list[int]
+    segments: list[list[int]]
+    prompts: dict[tuple[int, ...], range]
+
+    def add(self, prompt: tuple[int, ...], tokens: tuple[int, ...], first_cell: int) -> None:
+        """One completion; its prompt is written once, when it is first seen."""
+        if prompt not in self.prompts:
+            self.prompts[prompt] = range(len(self.ids), len(self.ids) + len(prompt))
+            self.ids += prompt
+            self.positions += range(len(prompt))
+        before = self.prompts[prompt]
+        inputs = range(len(self.ids), len(self.ids) + max(0, len(tokens) - 1))
+        self.ids += tokens[:-1]
+        self.positions += range(len(prompt), len(prompt) + len(inputs))
+        self.segments.append([*before, *inputs])
+        if tokens:
+            self.predictors += [before[-1], *inputs]
+            self.targets += tokens
+            self.cells += range(first_cell, first_cell + len(tokens))
 
 
 def collate(rows: Sequence[TrainSequence | SupervisedSequence], device: torch.device | str = "cpu") -> TokenBatch:
-    """Pad ``rows`` on the right with id 0. No rows give one dummy row of two tokens whose mask is all false: an empty
-    micro-batch still has to run, because ZeRO-3 gathers weights in every rank's forward at once.
+    """Pack ``rows``. Nothing to score, as in an empty micro-batch, still scores one dummy token outside the mask: every
+    rank has to run its layers, because ZeRO-3 gathers weights in all ranks' forward and backward at once.
     """
-    if not rows:
-        ids = torch.zeros((1, 2), dtype=torch.long, device=device)
-        return TokenBatch(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            targets=ids[:, 1:],
-            mask=torch.zeros((1, 1), dtype=torch.bool, device=device),
-            first=1,
-        )
-    # A row without completion tokens scores nothing, but at least one position must be kept.
-    width = max(2, max(row.length for row in rows))
-    first = min(min(len(row.prompt_token_ids) for row in rows), width - 1)
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    width = max([1, *(len(row.token_ids) for row in rows)])
+    packer = _Packer(ids=[], positions=[], predictors=[], targets=[], cells=[], segments=[], prompts={})
+    mask = torch.zeros((max(1, len(rows)), width), dtype=torch.bool)
     for index, row in enumerate(rows):
-        ids[index, : row.length] = torch.tensor(row.prompt_token_ids + row.token_ids, dtype=torch.long)
-        attention[index, : row.length] = 1
-        mask[index, len(row.prompt_token_ids) : row.length] = True
+        packer.add(row.prompt_token_ids, row.token_ids, index * width)
+        mask[index, : len(row.token_ids)] = True
+    if not packer.targets:
+        packer.add((0,), (0,), 0)
+
+    def tensor(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
     return TokenBatch(
-        input_ids=ids.to(device),
-        attention_mask=attention.to(device),
-        targets=ids[:, first:].to(device),
-        mask=mask[:, first:].to(device),
-        first=first,
+        input_ids=tensor(packer.ids).unsqueeze(0),
+        position_ids=tensor(packer.positions).unsqueeze(0),
+        segments=_segments(packer.segments, len(packer.ids), device),
+        predictors=tensor(packer.predictors),
+        targets=tensor(packer.targets),
+        cells=tensor(packer.cells),
+        mask=mask.to(device),
+    )
+
+
+def _segments(members: Sequence[Sequence[int]], packed: int, device: torch.device | str) -> Segments:
+    lengths = tuple(len(segment) for segment in members)
+    source = [token for segment in members for token in segment]
+    shared = len(source) != packed
+    # A shared prompt has the same output in each of its segments; whichever is read last is taken.
+    collect = dict(zip(source, range(len(source)), strict=True)) if shared else {}
+    return Segments(
+        lengths=lengths,
+        starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
+        source=torch.tensor(source, dtype=torch.long, device=device) if shared else None,
+        collect=torch.tensor([collect[i] for i in range(packed)], dtype=torch.long, device=device) if shared else None,
     )
 
 
 def scored_values(rows: Sequence[TrainSequence], batch: TokenBatch) -> torch.Tensor:
-    """The sampled log-probabilities of ``rows`` laid out as ``batch.targets``: fp32 [B, T], zero elsewhere."""
+    """The sampled log-probabilities of ``rows`` laid out as ``batch.mask``: fp32 [B, T], zero elsewhere."""
     values = torch.zeros(batch.mask.shape, dtype=torch.float32)
     for index, row in enumerate(rows):
-        start = len(row.prompt_token_ids) - batch.first
-        values[index, start : start + len(row.token_ids)] = torch.tensor(row.sampled_logprobs, dtype=torch.float32)
+        values[index, : len(row.token_ids)] = torch.tensor(row.sampled_logprobs, dtype=torch.float32)
     return values.to(batch.mask.device)

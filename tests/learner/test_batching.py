@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from data.errors import ConfigError, DataError
 from data.records import Completion, FinishReason, Group, Option, Question, Score, ScoredGroup, VersionSpan
 from data.wire import TrainSequence
 from learner.batching import has_signal, pack, plan_shards, sequences_of
+from learner.tensors import collate
 
 
 def scored_group(
@@ -107,23 +109,45 @@ def test_coefficients_sum_to_one(drawn: list[list[tuple[float, FinishReason]]], 
         assert math.fsum(row.coefficient * row.advantage for row in rows) == pytest.approx(0.0, abs=1e-12)
 
 
-@given(
-    st.lists(st.integers(2, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(50, 300), st.integers(1, 4)
-)
-def test_plan_keeps_its_promises(lengths: list[int], ranks: int, bound: int, optimizer_steps: int) -> None:
-    rows = [sequence(length, 1.0 / len(lengths), tag) for tag, length in enumerate(lengths)]
+# (prompt, completion length): prompts 0 to 3 are shared by whoever draws them, and have 1 to 4 tokens.
+drawn_rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), min_size=1, max_size=40)
+
+
+def rows_of(drawn: list[tuple[int, int]]) -> list[TrainSequence]:
+    """Rows whose coefficient tells them apart."""
+    total = sum(range(1, len(drawn) + 1))
+    return [
+        TrainSequence(
+            prompt_token_ids=(prompt,) * (prompt + 1),
+            token_ids=(9,) * length,
+            sampled_logprobs=(0.0,) * length,
+            advantage=0.0,
+            coefficient=(index + 1) / total,
+        )
+        for index, (prompt, length) in enumerate(drawn)
+    ]
+
+
+def packed_tokens(rows: Sequence[TrainSequence]) -> int:
+    return sum(map(len, {row.prompt_token_ids for row in rows})) + sum(len(row.token_ids) for row in rows)
+
+
+@given(drawn_rows, st.integers(1, 5), st.integers(45, 300), st.integers(1, 4))
+def test_plan_keeps_its_promises(drawn: list[tuple[int, int]], ranks: int, bound: int, optimizer_steps: int) -> None:
+    rows = rows_of(drawn)
     settings = {"ranks": ranks, "max_tokens_per_micro_batch": bound, "optimizer_steps": optimizer_steps}
     shards = plan_shards(rows, **settings)
     assert shards == plan_shards(rows, **settings)
     assert len(shards) == ranks
     assert len({shard.step_sizes for shard in shards}) == 1
     assert len(shards[0].step_sizes) == min(optimizer_steps, len(rows))
-    seen = Counter(row.prompt_token_ids[0] for shard in shards for rows_ in shard.micro_batches for row in rows_)
-    assert seen == Counter(range(len(lengths)))
+    seen = Counter((row.prompt_token_ids, row.token_ids) for s in shards for batch in s.micro_batches for row in batch)
+    assert seen == Counter((row.prompt_token_ids, row.token_ids) for row in rows)
     for shard in shards:
         assert len(shard.micro_batches) == sum(shard.step_sizes)
         for micro_batch in shard.micro_batches:
-            assert len(micro_batch) * max((row.length for row in micro_batch), default=0) <= bound
+            assert packed_tokens(micro_batch) <= bound
+            assert collate(micro_batch).input_ids.numel() <= max(bound, 2)
     start = 0
     for size in shards[0].step_sizes:
         own = [row for shard in shards for batch in shard.micro_batches[start : start + size] for row in batch]
@@ -131,11 +155,38 @@ def test_plan_keeps_its_promises(lengths: list[int], ranks: int, bound: int, opt
         start += size
 
 
+@given(drawn_rows, st.integers(1, 4), st.integers(45, 120))
+def test_every_row_once_in_equal_counts_and_no_more_rounds_than_needed(
+    drawn: list[tuple[int, int]], ranks: int, bound: int
+) -> None:
+    rows = rows_of(drawn)
+    plan = pack(rows, ranks=ranks, max_tokens_per_micro_batch=bound)
+    assert sorted(i for own in plan for batch in own for i in batch) == list(range(len(rows)))
+    assert len({len(own) for own in plan}) == 1
+    # Two neighbouring pieces of a greedy cut hold more than the bound together.
+    pieces = 2 * sum(row.length for row in rows) // bound + 1
+    assert len(plan[0]) <= max(1, math.ceil(pieces / ranks))
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 4))
 def test_tokens_are_balanced_over_the_ranks(lengths: list[int], ranks: int) -> None:
-    plan = pack(lengths, ranks=ranks, max_tokens_per_micro_batch=100)
-    loads = [sum(lengths[i] for rows in own for i in rows) for own in plan]
-    assert max(loads) - min(loads) <= max(lengths)
+    rows = [sequence(length, tag=tag) for tag, length in enumerate(lengths)]
+    plan = pack(rows, ranks=ranks, max_tokens_per_micro_batch=10_000)
+    assert [len(own) for own in plan] == [1] * ranks
+    most = max(sum(lengths[i] for i in own[0]) for own in plan)
+    assert most <= sum(lengths) / ranks + max(lengths)
+
+
+def test_a_group_stays_together_so_that_its_prompt_is_computed_once() -> None:
+    prompts = [(1,) * 30, (2,) * 30]
+    rows = [
+        TrainSequence(
+            prompt_token_ids=prompts[i % 2], token_ids=(3,) * 5, sampled_logprobs=(0.0,) * 5, advantage=0, coefficient=1
+        )
+        for i in range(8)
+    ]
+    plan = pack(rows, ranks=2, max_tokens_per_micro_batch=50)  # four rows of one prompt take 50, of two more than 60
+    assert plan == (((0, 2, 4, 6),), ((1, 3, 5, 7),))
 
 
 def test_a_sequence_beyond_the_bound_names_the_knob() -> None:

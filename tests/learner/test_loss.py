@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.loss import LossStats, grpo_loss, token_logprobs_and_entropy
+from learner.loss import LossStats, grpo_loss
 
 KNOBS = {"clip_low": 0.2, "clip_high": 0.3, "max_importance_weight": 2.0}
 
@@ -122,23 +122,3 @@ def test_statistics_add_up() -> None:
     total = LossStats(loss=1, tokens=3, gap_max=0.5, entropy=2) + LossStats(loss=2, tokens=1, gap_max=0.1, entropy=2)
     assert (total.loss, total.tokens, total.gap_max) == (3, 4, 0.5)
     assert total.as_metrics()["entropy"] == 1.0
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_token_logprobs_and_entropy(temperature: float) -> None:
-    torch.manual_seed(0)
-    logits, ids = torch.randn(2, 3, 7), torch.randint(0, 7, (2, 3))
-    logprobs, entropy = token_logprobs_and_entropy(logits, ids, temperature)
-    for row in range(2):
-        for t in range(3):
-            scaled = [math.exp(value / temperature) for value in logits[row, t].tolist()]
-            p = [value / sum(scaled) for value in scaled]
-            assert logprobs[row, t].item() == pytest.approx(math.log(p[int(ids[row, t])]), abs=1e-5)
-            assert entropy[row, t].item() == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-5)
-
-
-def test_half_precision_logits_are_computed_in_fp32() -> None:
-    logits = torch.randn(1, 2, 50).to(torch.bfloat16)
-    logprobs, _ = token_logprobs_and_entropy(logits, torch.zeros(1, 2, dtype=torch.long), 1.0)
-    assert logprobs.dtype == torch.float32
-    torch.testing.assert_close(logprobs.exp(), torch.softmax(logits.double(), -1)[..., 0].float(), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Padding and masks."""
+"""One packed row out of many, and the grid that comes back."""
 
 from __future__ import annotations
 
@@ -15,25 +15,40 @@ def row(prompt: tuple[int, ...], tokens: tuple[int, ...]) -> TrainSequence:
     )
 
 
-def test_targets_mask_and_values_line_up() -> None:
-    rows = [row((4, 5, 6), (7, 0)), row((8,), (9, 3))]  # 0 is the padding id and a real token of the first row
+def test_the_example_of_the_header() -> None:
+    p, q = (1, 2, 3), (4, 5)
+    rows = [row(p, (6, 7, 0)), row(p, (8, 9)), row(q, (6, 6, 6))]  # 0 is a real token: nothing goes by its id
     batch = collate(rows)
-    assert batch.input_ids.tolist() == [[4, 5, 6, 7, 0], [8, 9, 3, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-    assert batch.first == 1
-    assert [ids[m].tolist() for ids, m in zip(batch.targets, batch.mask, strict=True)] == [[7, 0], [9, 3]]
-    values = scored_values(rows, batch)
-    assert [v[m].tolist() for v, m in zip(values, batch.mask, strict=True)] == [[-1.0, -2.0], [-1.0, -2.0]]
-    assert values[~batch.mask].abs().sum() == 0
+    assert batch.input_ids.tolist() == [[1, 2, 3, 6, 7, 8, 4, 5, 6, 6]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 3]]
+    assert batch.segments.lengths == (5, 4, 4) and batch.segments.starts.tolist() == [0, 5, 9, 13]
+    assert batch.segments.source is not None and batch.segments.collect is not None
+    assert batch.segments.source.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9]
+    read = batch.segments.source[batch.segments.collect]
+    assert read.tolist() == list(range(10))  # every packed token reads its own output
+    assert batch.predictors.tolist() == [2, 3, 4, 2, 5, 7, 8, 9]
+    assert batch.targets.tolist() == [6, 7, 0, 8, 9, 6, 6, 6]
+    assert batch.mask.tolist() == [[True, True, True], [True, True, False], [True, True, True]]
+    grid = batch.grid(torch.arange(1.0, 9.0))
+    assert grid.tolist() == [[1, 2, 3], [4, 5, 0], [6, 7, 8]]
+    assert scored_values(rows, batch).tolist() == [[-1, -2, -3], [-1, -2, 0], [-1, -2, -3]]
+
+
+def test_without_a_shared_prompt_nothing_is_read_twice() -> None:
+    batch = collate([row((1, 2), (3,)), row((4,), (5, 6))])
+    assert batch.segments.source is None and batch.segments.collect is None
+    assert batch.input_ids.tolist() == [[1, 2, 4, 5]]
 
 
 def test_an_empty_micro_batch_scores_nothing_but_can_run() -> None:
     batch = collate([])
-    assert batch.input_ids.shape == (1, 2) and batch.targets.shape == (1, 1)
-    assert not batch.mask.any()
+    assert batch.input_ids.shape == (1, 1) and batch.targets.shape == (1,)
+    assert batch.mask.tolist() == [[False]]
     assert torch.equal(scored_values([], batch), torch.zeros(1, 1))
 
 
-def test_a_completion_without_tokens_keeps_one_masked_position() -> None:
+def test_a_completion_without_tokens_is_masked() -> None:
     batch = collate([row((4, 5, 6), ())])
-    assert batch.targets.shape == (1, 1) and not batch.mask.any()
+    assert batch.targets.shape == (1,) and not batch.mask.any()
+    beside = collate([row((4, 5, 6), ()), row((4, 5, 6), (7,))])
+    assert beside.input_ids.tolist() == [[4, 5, 6]] and beside.mask.tolist() == [[False], [True]]
