@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PROFILE ?= cpu
 VENV ?= .venv
 RUN ?= quickstart-$(shell date +%Y%m%d-%H%M%S)
-REQUIREMENTS := requirements/install.sh requirements/$(PROFILE).txt pyproject.toml
+REQUIREMENTS := requirements/install.sh requirements/$(PROFILE).txt requirements/models.txt pyproject.toml
 SETUP := $(VENV)/.installed-$(PROFILE)
 SETUP_DEV := $(VENV)/.installed-$(PROFILE)-dev
 

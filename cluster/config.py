@@ -18,7 +18,7 @@ from actors.config import RolloutConfig
 from data.config import DataConfig
 from data.errors import ConfigError
 from data.strict import StrictModel
-from learner.config import GrpoConfig, LearnerConfig, SupervisedConfig, TinyPolicyConfig
+from learner.config import PACKAGE_SCHEME, GrpoConfig, LearnerConfig, SupervisedConfig, TinyPolicyConfig
 from reward_service.config import RewardConfig
 
 
@@ -35,9 +35,13 @@ class RunConfig(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """The initial policy: a model directory, a hub name, or a small one that the recipe builds itself."""
+    """The initial policy: a model directory, a hub name, one that an installed package carries, or a small one that the
+    recipe builds itself."""
 
-    path: Annotated[str | None, Field(description="model directory, storage URI or hub name; safetensors only")] = None
+    path: Annotated[
+        str | None,
+        Field(description="model directory, storage URI or hub name (safetensors), or package:NAME (a GGUF in it)"),
+    ] = None
     tiny: Annotated[TinyPolicyConfig | None, Field(description="build a small Qwen2-architecture policy instead")] = (
         None
     )
@@ -47,6 +51,15 @@ class ModelConfig(StrictModel):
         if (self.path is None) == (self.tiny is None):
             raise ValueError("give exactly one of model.path and model.tiny")
         return self
+
+    @property
+    def is_packaged(self) -> bool:
+        return self.path is not None and self.path.startswith(PACKAGE_SCHEME)
+
+    @property
+    def is_built(self) -> bool:
+        """True when the run itself writes the initial model, into its own directory."""
+        return self.tiny is not None or self.is_packaged
 
 
 class EvaluationConfig(StrictModel):

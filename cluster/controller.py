@@ -29,6 +29,7 @@ from cluster.drawing import QuestionDrawer
 from cluster.evaluating import EvaluationSet, evaluate_sets
 from cluster.learner_client import LearnerClient, LearnerRestarted
 from cluster.lease import Lease
+from cluster.memory import memory_metrics
 from cluster.metrics import MetricSink
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
@@ -202,6 +203,7 @@ class Controller:
             **{f"learner/{name}": value for name, value in done.metrics.items()},
             **{f"seconds/learner_{phase}": value for phase, value in done.seconds.items()},
             "data/epochs": self._parts.drawer.epochs,
+            **memory_metrics(),
             **more,
         }
         metrics["learner/tokens_per_second"] = done.metrics.get("tokens", 0.0) / max(more["seconds/learn"], 1e-9)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cluster.memory import ROLES
+
 METRICS: dict[str, str] = {
     "rollout/accuracy": "share of completions that are right, sampled, over all groups of the step",
     "rollout/format_rate": "share of completions in the strict format",
@@ -63,6 +65,14 @@ METRICS: dict[str, str] = {
     "eval/held_out_unverified": "questions of that evaluation that got no verdict, held-out subset",
 }
 
+METRICS |= {
+    f"memory/{role}_{what}": f"{text}, MiB ({role}: see cluster/memory.py)"
+    for role in ROLES
+    for what, text in (
+        ("rss_mib", "resident memory of all processes of this role on the driver's machine"),
+        ("peak_mib", "highest resident memory that one process of this role has had"),
+    )
+}
 METRICS |= {
     f"eval/{name}_{how}_{end}": f"{end} end of its 95 % interval"
     for name in ("train", "held_out")

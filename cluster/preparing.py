@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from cluster.config import Recipe
+from cluster.config import ModelConfig, Recipe
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
 from data.load import load_questions
@@ -22,7 +22,7 @@ from data.sources.hpo import QuestionSplits, reasoning_of
 from data.storage import Storage, local_copy
 from data.tables import read_parquet, to_table, write_parquet
 from data.wire import SupervisedSequence
-from learner.config import TinyPolicyConfig
+from learner.packaged_model import packaged_gguf, save_gguf
 
 QUESTIONS = "data/questions.parquet"
 INITIAL = "models/initial"
@@ -55,13 +55,12 @@ def prepare(recipe: Recipe, store: RunStore, splits: QuestionSplits, reporter: R
     """Write the questions and build the model where they are not there yet; a resumed run finds both."""
     if not store.storage.exists(QUESTIONS):
         store.storage.write(QUESTIONS, _parquet(splits))
-    if recipe.model.tiny is None:
-        model_dir = str(recipe.model.path)
-    else:
+    model_dir = str(recipe.model.path)
+    if recipe.model.is_built:
         model_dir = store.storage.child(INITIAL).uri
         if not store.storage.exists(f"{INITIAL}/config.json"):
-            build = ray.remote(num_cpus=0)(_build_tiny)
-            ray.get(build.remote(recipe.model.tiny, store.storage, _texts(splits)))
+            build = ray.remote(num_cpus=0)(_build_model)
+            ray.get(build.remote(recipe.model, store.storage, _texts(splits)))
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(local_copy(model_dir), trust_remote_code=False, local_files_only=True)
@@ -82,15 +81,18 @@ def warm_up_sequences(prepared: Prepared) -> list[SupervisedSequence]:
     ]
 
 
-def _build_tiny(config: TinyPolicyConfig, store: Storage, texts: list[str]) -> None:
-    """Runs in a Ray task: the driver needs no torch."""
+def _build_model(config: ModelConfig, store: Storage, texts: list[str]) -> None:
+    """Write the initial model into the run. Runs in a Ray task: the driver needs no torch."""
     from transformers.utils import logging
 
     from learner.tiny_policy import build_tiny_policy
 
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="fleming-model-") as folder:
-        build_tiny_policy(config, texts, folder)
+        if config.tiny is not None:
+            build_tiny_policy(config.tiny, texts, folder)
+        else:
+            save_gguf(packaged_gguf(str(config.path)), Path(folder))
         # config.json last: a directory without it is not a model yet.
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "config.json"):
             store.write(f"{INITIAL}/{path.name}", path.read_bytes())

