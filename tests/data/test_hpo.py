@@ -197,3 +197,30 @@ def test_missing_or_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "hp.obo").write_text(OBO, encoding="utf-8")
     with pytest.raises(DataError, match=r"phenotype\.hpoa begins"):
         load_hpo(str(tmp_path))
+
+
+def test_an_open_book_holds_the_truth_and_no_distractor(hpo: Hpo) -> None:
+    config = SMALL.model_copy(update={"facts_in_context": 6, "warm_up_questions": 200})
+    open_book = splits_of(hpo, config)
+    by_name = {term.name: identifier for identifier, term in hpo.terms.items()}
+    for question in open_book.train + open_book.held_out + open_book.warm_up:
+        disease = hpo.diseases[question.provenance.row]
+        head, _, told = question.context.rstrip(".").partition(" is known for: ")
+        names = told.split(", ")
+        assert head == disease.name and len(names) == len(set(names)) <= 6
+        assert all(by_name[name] in disease.findings for name in names)
+        assert question.answer_text in names
+        assert not {o.text for o in question.options if o.label != question.answer_label} & set(names)
+        assert question.answer_text in reasoning_of(question)
+        assert "open-book" in question.tags
+    places = Counter(
+        q.context.split(": ")[1].rstrip(".").split(", ").index(q.answer_text)
+        for q in open_book.warm_up
+        if q.context.count(", ") == 5
+    )
+    assert len(places) == 6, "the truth stands anywhere in the text"
+
+
+def test_a_closed_book_is_what_it_was(splits: QuestionSplits) -> None:
+    assert all(q.context == "" and q.tags == ("one-hop",) for q in splits.train)
+    assert {reasoning_of(q) for q in splits.train} == {"recall"}

@@ -1,0 +1,154 @@
+"""Published multiple-choice questions: every shape of a row is read, unfit rows are counted, splits share nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.config import ChoicesConfig, ColumnsConfig, QuestionSourceConfig
+from data.errors import DataError
+from data.load import load_questions
+from data.sources.choices import choices_splits, questions_of, rows_of
+
+ROW = {
+    "question": "Which drug blocks cell wall synthesis?",
+    "context": ["A man has a fever.", "His joint is swollen."],
+    "options": {"A": "Gentamicin", "B": "Ceftriaxone"},
+    "answer_idx": "B",
+}
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{**ROW, "question": f"Question {number}?"} for number in range(count)]
+
+
+def config(path: Path | str = "set.jsonl", **settings: Any) -> ChoicesConfig:
+    return ChoicesConfig(path=str(path), **settings)
+
+
+def write(path: Path, content: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(content), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in content) + "\n\n")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"set{suffix}", rows(10))
+    settings = config(path, train_questions=5, held_out_questions=3, warm_up_questions=2, seed=4)
+    splits = load_questions(QuestionSourceConfig(source="choices", choices=settings))
+    parts = (splits.train, splits.held_out, splits.warm_up)
+    assert [len(part) for part in parts] == [5, 3, 2]
+    assert {q.split for q in splits.held_out} == {"held_out"}
+    assert len({q.id for part in parts for q in part}) == 10
+    first = splits.train[0]
+    assert first.context == "A man has a fever. His joint is swollen."
+    assert (first.answer_label, first.answer_text) == ("B", "Ceftriaxone")
+    assert first.provenance.dataset == "set" and first.stem == f"Question {first.provenance.row}?"
+    again = choices_splits(settings)
+    assert again == splits
+    assert choices_splits(settings.model_copy(update={"seed": 5})) != splits
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"answer_idx": 1}, "B"),
+        ({"answer_idx": "Ceftriaxone"}, "B"),
+        ({"options": ["Gentamicin", "Ceftriaxone"], "answer_idx": 0}, "A"),
+        ({"options": {"A": "Gentamicin", "B": "Ceftriaxone", "C": None}}, "B"),  # as Parquet fills a shorter row
+        ({"context": None}, "B"),
+    ],
+)
+def test_the_shapes_of_a_row(change: Mapping[str, Any], label: str) -> None:
+    (question,), left_out = questions_of([{**ROW, **change}], config())
+    assert question.answer_label == label and not left_out
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer_idx": "E"}, "with an answer outside its options"),
+        ({"answer_idx": 2}, "with an answer outside its options"),
+        ({"answer_idx": None}, "with an answer outside its options"),
+        ({"options": {"A": "Ceftriaxone", "B": " ceftriaxone"}}, "with repeated options"),
+        ({"question": " "}, "without a text or with empty options"),
+        ({"options": {"A": "", "B": "Ceftriaxone"}}, "without a text or with empty options"),
+        ({"options": "A or B"}, "with an answer outside its options"),
+        ({"context": "x" * 500}, "longer than max_chars"),
+    ],
+)
+def test_unfit_rows_are_left_out_and_counted(change: Mapping[str, Any], reason: str) -> None:
+    questions, left_out = questions_of([ROW, {**ROW, **change}, ROW], config(max_chars=200))
+    assert len(questions) == 1
+    assert left_out == {reason: 1, "repeated": 1}
+
+
+def test_too_few_questions_say_why(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.jsonl", [*rows(3), {**ROW, "answer_idx": "Z"}])
+    with pytest.raises(DataError, match=r"has 3 questions that fit, 96 are asked for \(left out: 1 with an answer"):
+        choices_splits(config(path))
+
+
+def test_other_columns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 0 of set.jsonl lacks \['options'\].*columns"):
+        questions_of([{"question": "Q?", "choices": ["a", "b"], "answer_idx": 0}], config())
+    other = config(columns=ColumnsConfig(options="choices", answer="label"))
+    (question,), _ = questions_of([{"question": "Q?", "choices": ["a", "b"], "label": 1}], other)
+    assert question.answer_text == "b"
+
+
+@pytest.mark.parametrize(("name", "content"), [("set.jsonl", "{"), ("set.json", "no"), ("set.parquet", "x")])
+def test_damaged_files(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match="cannot read"):
+        list(rows_of(config(tmp_path / name)))
+    with pytest.raises(DataError, match="cannot read"):
+        list(rows_of(config(tmp_path / f"no-{name}")))
+
+
+def test_a_name_without_suffix_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load_dataset(name: str, *, split: str) -> list[dict[str, Any]]:
+        asked.append((name, split))
+        if name.endswith("missing"):
+            raise ConnectionError("no network")
+        return rows(2)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert len(list(rows_of(config("GBaker/MedQA-USMLE-4-options", hub_split="test")))) == 2
+    with pytest.raises(DataError, match="the hub does not give it: no network"):
+        list(rows_of(config("GBaker/missing")))
+    assert asked == [("GBaker/MedQA-USMLE-4-options", "test"), ("GBaker/missing", "train")]
+
+
+def test_medqa_as_published() -> None:
+    path = SHARED / "medqa" / "medqa_us_dev_mediq.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    questions, left_out = questions_of(rows_of(config(path)), config(path))
+    assert len(questions) + sum(left_out.values()) == 1272
+    assert len(questions) > 1200
+    assert all(len(q.options) == 4 for q in questions)
+    assert sum(bool(q.context) for q in questions) > 1100
+
+
+@pytest.mark.parametrize(("name", "answer"), [("medxpertqa_text", "label"), ("mmlu_pro_biology", "answer")])
+def test_other_benchmarks_need_column_names_only(name: str, answer: str) -> None:
+    path = SHARED / "samples" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    questions, left_out = questions_of(rows_of(config(path)), config(path, columns=ColumnsConfig(answer=answer)))
+    assert len(questions) == 5 and not left_out
