@@ -112,7 +112,7 @@ def test_packed_scores_and_gradients_are_the_plain_ones(tmp_path: Path, tied: bo
             ("plain", plain_scores(plain, rows), plain),
         ):
             objective(*scores).backward()
-            found[kind, dtype] = {"logprobs": scores[0], "entropy": scores[1], **gradients(model)}
+            found[kind, dtype] = {"logprobs": scores[0].detach(), "entropy": scores[1].detach(), **gradients(model)}
 
     def distance(kind: str, dtype: torch.dtype, names: Sequence[str]) -> float:
         exact, own = found["plain", torch.float64], found[kind, dtype]
