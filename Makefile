@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help setup setup-dev doctor demo test lint unit integration bench soak image tree clean
+.PHONY: help setup setup-dev doctor demo test lint unit integration bench soak image metrics tree clean
 
 help: ## this list
 	@echo "Fleming trains medical reasoning models by reinforcement learning. Start with:"
@@ -77,6 +77,9 @@ soak: setup-dev ## long real runs, not in CI
 
 image: ## the CPU image (needs Docker)
 	docker build --tag fleming:cpu .
+
+metrics: setup-dev ## write docs/metrics.md, the dashboard and the alerts from the table of metrics
+	@python -m cluster.monitoring.generate
 
 tree: setup-dev ## write the README's tree from the first sentence of every module
 	@python docs/tree.py

@@ -31,9 +31,10 @@ from cluster.learner_client import LearnerClient, LearnerRestarted
 from cluster.lease import Lease
 from cluster.memory import memory_metrics
 from cluster.metrics import MetricSink
+from cluster.monitoring.pulse import LoopState
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
-from cluster.step_metrics import rollout_metrics, rollout_rows
+from cluster.step_metrics import fate_metrics, rollout_metrics, rollout_rows
 from data.errors import NoSignalError
 from data.tables import RolloutRow, rollout_table
 from data.wire import CheckpointSaved, RestorePoint, Sampler, SamplingSpec, Scorer, StepDone, TrainStep, WeightUpdate
@@ -65,20 +66,24 @@ class Parts:
     sinks: Sequence[MetricSink]
     reporter: Reporter
     new_attempt: Callable[[], int]
+    state: LoopState = field(default_factory=LoopState)
 
 
 @dataclass
 class StepClock:
-    """Seconds per phase of one step."""
+    """Seconds per phase of one step; while a phase lasts, ``state`` says so."""
 
+    state: LoopState
     started: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
 
     async def time(self, phase: str, work: Any) -> Any:
         begun = time.monotonic()
+        self.state.phase = phase
         try:
             return await work
         finally:
+            self.state.phase = "idle"
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - begun
 
     def metrics(self) -> dict[str, float]:
@@ -121,12 +126,13 @@ class Controller:
                 return
             except LearnerRestarted as restart:
                 self._parts.reporter.line(f"the learner was restarted; going back to step {restart.step}")
+                self._parts.state.learner_restarts += 1
                 self._parts.new_attempt()
                 self._parts.store.write_event("learner_restarted", step=restart.step)
 
     async def _steps(self) -> None:
         while self._step < self._loop.steps and not self._solved:
-            clock = StepClock()
+            clock = StepClock(self._parts.state)
             collected = await clock.time("rollout", self._collect())
             if not collected.admitted:
                 self._note_barren(collected)
@@ -208,11 +214,16 @@ class Controller:
         }
         metrics["learner/tokens_per_second"] = done.metrics.get("tokens", 0.0) / max(more["seconds/learn"], 1e-9)
         rows = rollout_rows(collected, step=self._step, attempt=store.attempt, overlong=self._recipe.grpo.overlong)
+        metrics |= fate_metrics(rows)
         store.write_step(self._step, metrics, rollout_table([*self._idle_rows, *rows]))
         self._idle_rows = []
+        self._parts.state.stepped(self._step)
+        self._show(metrics)
+        self._parts.reporter.step("rl", self._step, self._loop.steps, metrics)
+
+    def _show(self, metrics: Mapping[str, float]) -> None:
         for sink in self._parts.sinks:
             sink.write(self._step, metrics)
-        self._parts.reporter.step("rl", self._step, self._loop.steps, metrics)
 
     def _note_barren(self, collected: Collected) -> None:
         """No group of this draw can teach anything: say why, and stop after a bound instead of spinning."""
@@ -261,10 +272,13 @@ class Controller:
         if parts.learner.step != self._step:  # it came up before it could be told of the last commit
             assert commit is not None
             await parts.learner.load(RestorePoint(step=commit.step, checkpoint=commit.learner_checkpoint))
+        parts.state.stepped(self._step)
         await parts.publish((await parts.learner.publish(self._step)).update)
         if "before" not in self.evaluations:
-            self.evaluations["before"] = await self._evaluate(samples=self._loop.evaluation.samples)
+            evaluation = self._evaluate(samples=self._loop.evaluation.samples)
+            self.evaluations["before"] = await StepClock(parts.state).time("evaluate", evaluation)
             parts.store.write_event("evaluation", step=self._step, **self.evaluations["before"])
+            self._show(self.evaluations["before"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the loop needs to go on after a step, apart from the learner's own checkpoint."""

@@ -12,7 +12,7 @@ import platform
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from cluster.evaluating import fixed_sets
 from cluster.learner_client import LearnerClient, kill
 from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
+from cluster.monitoring.pulse import LoopState, Pulse
 from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
@@ -42,7 +43,7 @@ from data.wire import RestorePoint, WeightUpdate
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
 from learner.mailbox import MailboxActor
 from learner.trainer import LearnerRun, resolve_device
-from reward_service.pool import RewardPool
+from reward_service.pool import RayBackend, RewardPool
 
 
 def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
@@ -80,10 +81,31 @@ class _Run:
     session: Session
     reporter: Reporter
     splits: QuestionSplits
+    state: LoopState = field(default_factory=LoopState)
     _nccl: NcclTransfer | None = None
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        self._ray_metrics = RayMetricsSink(recipe.run.name)
+        self._pulse = Pulse(
+            self.store,
+            self.state,
+            self._ray_metrics,
+            bounds={"loop/steps_planned": recipe.loop.steps, "loop/max_staleness": recipe.loop.max_staleness},
+            about={"run": recipe.run.name, "dashboard": self.session.dashboard, "host": platform.node()},
+        )
 
     async def run(self) -> None:
         """The stages, ended early by a lost lease or by SIGTERM (a job that is stopped)."""
+        pulse = asyncio.create_task(self._pulse.keep())
+        try:
+            await self._run()
+        finally:
+            pulse.cancel()
+            await asyncio.gather(pulse, return_exceptions=True)
+            await self._pulse.beat(last=True)
+
+    async def _run(self) -> None:
         heartbeat = asyncio.create_task(self.lease.keep())
         stages = asyncio.create_task(self._stages())
         interrupted = asyncio.Event()
@@ -101,12 +123,15 @@ class _Run:
             task.result()
 
     async def _stages(self) -> None:
+        self.state.enter("prepare")
         prepared = await asyncio.to_thread(prepare, self.recipe, self.store, self.splits, self.reporter)
         async with self._engines(prepared) as (pool, scorer):
+            self._pulse.engines, self._pulse.rewards = pool, scorer
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._start(pool))
                 warm_up = tasks.create_task(self._warm_up(prepared))
             controller = await self._reinforce(prepared, pool, scorer, warm_up.result())
+        self.state.enter("finished")
         self.store.write_event("finished")
         self.store.write_views()
         print_summary(self.recipe, self.store, self.reporter, controller.evaluations, chance=prepared.chance)
@@ -131,15 +156,17 @@ class _Run:
             prepared.model_dir,
             seed=recipe.run.seed,
             max_model_len=recipe.max_model_tokens,
+            prefix=self._name("rollout"),
         )
         self._nccl = _nccl_transfer(recipe, actors)
         pool = RolloutPool(
             actors, lambda question: encode_prompt(question, prepared.tokenizer), recipe.run.seed, recipe.rollouts
         )
-        scorer = RewardPool(recipe.rewards)
+        scorer = RewardPool(recipe.rewards, RayBackend(recipe.rewards, self._name("reward")))
         try:
             yield pool, scorer
         finally:
+            self._pulse.engines = None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(pool.close(), recipe.loop.cancel_timeout_s)
             for actor in actors:
@@ -157,7 +184,8 @@ class _Run:
         self.reporter.line(
             f"warm-up  {recipe.warm_up.steps} supervised steps on {len(prepared.splits.warm_up)} other questions"
         )
-        progress = _ProgressActor.remote()
+        self.state.enter("warm_up")
+        progress = _ProgressActor.options(name=self._name(f"warm-up-progress-{store.attempt}")).remote()
         job = SupervisedJob(
             run_name=f"train/warm-up-{store.attempt:02d}",
             storage=store.storage.uri,
@@ -169,7 +197,7 @@ class _Run:
             export_to="models/warm_up",
             progress=progress,
         )
-        run = LearnerRun.options(name=f"warm-up-{store.attempt}").remote()
+        run = LearnerRun.options(name=self._name(f"warm-up-{store.attempt}")).remote()
         try:
             result = await self._watch(run.run_supervised.remote(job), progress)
         finally:
@@ -188,6 +216,7 @@ class _Run:
             step, metrics = await progress.latest.remote()
             if step > shown:
                 self.reporter.step("warm-up", step, total, metrics)
+                self.state.warm_up = {"step": float(step), **metrics}
                 shown = step
             if done:
                 return running.result()
@@ -200,8 +229,8 @@ class _Run:
             if commit
             else RestorePoint(step=0, checkpoint=None)
         )
-        mailbox = MailboxActor.options(name=f"mailbox-{store.attempt}").remote(restore)
-        run = LearnerRun.options(name=f"learner-{store.attempt}").remote()
+        mailbox = MailboxActor.options(name=self._name(f"mailbox-{store.attempt}")).remote(restore)
+        run = LearnerRun.options(name=self._name(f"learner-{store.attempt}")).remote()
         job = GrpoJob(
             run_name=f"train/attempt-{store.attempt:02d}",
             storage=store.storage.uri,
@@ -228,8 +257,10 @@ class _Run:
             sinks=self._sinks(),
             reporter=self.reporter,
             new_attempt=self._new_attempt,
+            state=self.state,
         )
         controller = Controller(parts)
+        self.state.enter("rl")
         try:
             await learner.while_alive(controller.run())
             await learner.stop(recipe.loop.cancel_timeout_s)
@@ -241,11 +272,15 @@ class _Run:
         return controller
 
     def _sinks(self) -> list[MetricSink]:
-        sinks: list[MetricSink] = [RayMetricsSink(self.recipe.run.name)]
+        sinks: list[MetricSink] = [self._ray_metrics]
         if self.recipe.run.tensorboard and self.store.storage.is_local:
             folder = Path(self.store.storage.path(f"tensorboard/attempt-{self.store.attempt:02d}"))
             sinks.append(TensorBoardSink(folder))
         return sinks
+
+    def _name(self, part: str) -> str:
+        """The name of an actor, as Ray's dashboard shows it: ``quickstart/rollout-0``."""
+        return f"{self.recipe.run.name}/{part}"
 
     def _new_attempt(self) -> int:
         return self.store.begin_attempt({"host": platform.node(), "reason": "the learner was restarted"})

@@ -13,6 +13,7 @@ Layout under ``<run.storage>/<run.name>``
     trajectories/rolled_back/, idle/      completions of steps run again, and of draws after the last step
     models/, train/                       model directories (initial, warm_up, final) and the learner's checkpoints
     metrics.jsonl, events.jsonl           views joined from the segments
+    live.json                             what is under way, written over every few seconds; resume does not read it
 
 A step belongs to the surviving lineage when some commit covers it: a commit's ``lineage`` lists which attempt ran which
 steps. Steps that an attempt ran after its last commit are run again and their first attempt is marked rolled back.
@@ -130,6 +131,10 @@ class RunStore:
         self._rows[name] = {"time": now(), "attempt": self.attempt, "event": kind, **fields}
         self.storage.write(f"segments/{name}.json", to_json(self._rows[name]))
         return self._rows[name]
+
+    def write_live(self, live: dict[str, Any]) -> None:
+        """Say what is under way right now, in place of what was said before."""
+        self.storage.write("live.json", to_json({"time": now(), **live}))
 
     # --- commits --------------------------------------------------------------------------------------------------
 

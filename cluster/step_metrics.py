@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from cluster.collecting import Collected
 from data.prompts import PROMPT_VERSION
@@ -11,7 +13,18 @@ from data.records import Completion, Score
 from data.tables import Fate, RolloutRow
 from learner.advantages import centred_advantages
 from learner.batching import Overlong, indices_left
+from reward_service.choices import ChoiceReason
 from reward_service.config import RewardConfig
+from reward_service.extraction import FormatReason
+
+REASONS = frozenset(
+    [
+        *get_args(FormatReason),
+        *get_args(ChoiceReason),
+        *("correct", "wrong", "empty", "no_reasoning", "answer_too_long", "no_unit", "other_dimension"),
+    ]
+)
+"""Reasons that get a series of their own. A user's verifier may give any word: those count as "other"."""
 
 
 def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig) -> dict[str, float]:
@@ -21,6 +34,7 @@ def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig
     completions = [completion for group in groups for completion in group.group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
     trained = [completion for group in collected.admitted for completion in group.group.completions]
+    lags = [version - completion.oldest_version for completion in trained if completion.token_ids]
     return {
         "rollout/accuracy": _mean([score.correct for score in scores]),
         "rollout/format_rate": _mean([score.format for score in scores]),
@@ -37,8 +51,20 @@ def rollout_metrics(collected: Collected, *, version: int, rewards: RewardConfig
         "rollout/completion_tokens_max": max(lengths, default=0),
         "rollout/truncated_share": _mean([completion.finish_reason == "length" for completion in completions]),
         "rollout/tokens_per_second": sum(lengths) / max(collected.seconds, 1e-9),
-        "rollout/staleness_max": max((version - c.oldest_version for c in trained if c.token_ids), default=0),
+        "rollout/staleness_max": max(lags, default=0),
+        "rollout/staleness_mean": _mean(lags),
+        "rollout/sampled_logprob_mean": _mean([logprob for c in completions for logprob in c.logprobs]),
+        **_counts("rollout/reasons", [score.reason if score.reason in REASONS else "other" for score in scores]),
     }
+
+
+def fate_metrics(rows: Sequence[RolloutRow]) -> dict[str, float]:
+    """How many of the step's completions met which fate."""
+    return _counts("rollout/fates", [row.fate for row in rows])
+
+
+def _counts(name: str, values: Sequence[str]) -> dict[str, float]:
+    return {f"{name}/{value}": float(count) for value, count in sorted(Counter(values).items())}
 
 
 def rollout_rows(collected: Collected, *, step: int, attempt: int, overlong: Overlong) -> list[RolloutRow]:

@@ -129,6 +129,18 @@ def train_on(
     return stats, result, len(sizes)
 
 
+def step_figures(stats: LossStats, result: StepResult, optimizer_steps: int, micro_batches: int) -> dict[str, float]:
+    """What `StepDone` reports; every name stands in `cluster/monitoring/catalogue.py` as ``learner/NAME``."""
+    metrics = stats.as_metrics()
+    metrics["loss"] /= optimizer_steps
+    return metrics | {
+        "grad_norm": result.grad_norm,
+        "learning_rate": result.learning_rate,
+        "optimizer_steps": float(optimizer_steps),
+        "micro_batches": float(micro_batches),
+    }
+
+
 class GrpoServer:
     """One rank of the GRPO learner: its policy, its way to the rollout actors, and the commands it obeys."""
 
@@ -185,14 +197,7 @@ class GrpoServer:
         if command.publish:
             with watch.phase("publish"):
                 update = self._publish(command.step)
-        metrics = stats.as_metrics()
-        metrics["loss"] /= optimizer_steps
-        metrics |= {
-            "grad_norm": result.grad_norm,
-            "learning_rate": result.learning_rate,
-            "optimizer_steps": float(optimizer_steps),
-            "micro_batches": float(len(shard.micro_batches)),
-        }
+        metrics = step_figures(stats, result, optimizer_steps, len(shard.micro_batches))
         self._post(StepDone(step=command.step, metrics=metrics, seconds=watch.seconds))
         self._announce(update)
         if command.checkpoint:

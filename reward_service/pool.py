@@ -115,12 +115,18 @@ class RewardActor(RewardWorker):
 class RayBackend:
     """Reward actors on Ray. Their worker processes die with them (`reward_service/worker.py`)."""
 
-    def __init__(self, config: RewardConfig) -> None:
+    def __init__(self, config: RewardConfig, prefix: str = "") -> None:
+        """With a ``prefix`` actors have names, ``prefix-0`` ...; one that replaces another takes the next number."""
         self._config = config
+        self._prefix = prefix
+        self._started = 0
 
     def start(self) -> Any:
         places = self._config.workers.processes
-        options = {"num_cpus": self._config.cpus_per_actor, "max_concurrency": places + 2}
+        options: dict[str, Any] = {"num_cpus": self._config.cpus_per_actor, "max_concurrency": places + 2}
+        if self._prefix:
+            options["name"] = f"{self._prefix}-{self._started}"
+        self._started += 1
         return RewardActor.options(**options).remote(self._config)  # type: ignore[attr-defined]
 
     async def ready(self, handle: Any) -> None:
@@ -193,6 +199,11 @@ class RewardPool:
     @property
     def counters(self) -> PoolCounters:
         return PoolCounters(**self._count)
+
+    def figures(self) -> dict[str, int]:
+        """The counters, and what is under way: ``actors`` in the pool, groups ``busy`` on them, groups ``waiting``."""
+        busy = sum(slot.busy for slot in self._slots)
+        return {"actors": len(self._slots), "busy": busy, "waiting": len(self._waiters), **self._count}
 
     async def score(self, group: Group) -> ScoredGroup:
         """Score a group on the actor with the fewest groups, of these the one that has been idle longest.

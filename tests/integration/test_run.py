@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.metrics import METRICS
+from cluster.monitoring.catalogue import METRICS, metric_of, unknown
 from cluster.run_store import RunStore, fates
 from evaluation.accuracy import Accuracy
 from tests.integration import runs
@@ -57,8 +57,10 @@ def test_reward_teaches_the_answers(learned: RunStore) -> None:
 def test_the_run_directory_holds_every_step_and_every_completion(learned: RunStore) -> None:
     rows = learned.committed_metrics()
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert set().union(*rows) - {"step", "attempt"} <= set(METRICS)
-    assert set(METRICS) - set().union(*rows) <= {"seconds/learner_proximal"}
+    keys = set().union(*rows) - {"step", "attempt"}
+    assert unknown(keys) == []
+    lasting = {name for name, metric in METRICS.items() if metric.when != "live" and not metric.needs}
+    assert lasting <= {metric_of(key)[0] for key in keys}
     assert max(row["learner/logprob_gap_mean"] for row in rows) < 1e-3
     assert {row["rollout/staleness_max"] for row in rows} == {0}
     table = learned.trajectories()
