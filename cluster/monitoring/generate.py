@@ -27,10 +27,10 @@ _HEAD = """# Metrics
 Made from `cluster/monitoring/catalogue.py` by `make metrics`; a test fails when it is out of date. How to look at them:
 [monitoring.md](monitoring.md).
 
-Every series has the label `run`, and those that Ray adds (`SessionName`, `NodeAddress`, `WorkerId` ...). *When*: **step**
-metrics also stand in `metrics.jsonl`, one row per step, and in TensorBoard; **evaluation** ones in the rows of the steps
-that evaluate; **live** ones only on the metrics endpoint and in `live.json`, every 5 seconds. A *total* is exported as a
-gauge, so that it is there before it counts anything; `rate` and `increase` work on it.
+Every series has the label `run`, and those that Ray adds (`SessionName`, `NodeAddress`, `WorkerId` ...). *When*:
+**step** metrics also stand in `metrics.jsonl`, one row per step, and in TensorBoard; **evaluation** ones in the rows of
+the steps that evaluate; **live** ones only on the metrics endpoint and in `live.json`, every 5 seconds. A *total* is
+exported as a gauge, so that it is there before it counts anything; `rate` and `increase` work on it.
 
 The reward service (`fleming serve rewards`) has metrics of its own at its `/metrics`: see [rewards.md](rewards.md).
 """
