@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.graph import graph_app
+from cluster.monitoring.commands import dashboards_app
 from cluster.plain_errors import plain_errors
 from cluster.score import score
 from cluster.serve import serve_app
@@ -27,6 +28,7 @@ app.add_typer(graph_app)
 app.command()(score)
 app.add_typer(serve_app)
 app.add_typer(data_app)
+app.add_typer(dashboards_app)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.monitoring.alerts import cases_yaml, rules_yaml
 from cluster.monitoring.catalogue import METRICS, Metric
+from cluster.monitoring.panels import dashboard_json
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _HALVES = {
@@ -58,6 +60,9 @@ def _row(metric: Metric) -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics_page,
+    "cluster/monitoring/fleming_grafana_dashboard.json": dashboard_json,
+    "cluster/monitoring/fleming_alerts.yml": rules_yaml,
+    "cluster/monitoring/fleming_alerts_test.yml": cases_yaml,
 }
 """File -> its content."""
 
