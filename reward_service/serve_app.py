@@ -12,13 +12,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
 from reward_service.config import RewardConfig, ServiceConfig
 from reward_service.http_app import create_app
 from reward_service.http_guard import RETRY_AFTER_S
 
 APP_NAME = "fleming-rewards"
+ROUTER_WAIT_S = 0.005
+"""Seconds between two looks of the proxy for a free place. Serve's own doubles up to 0.5 s, in which replicas stand idle
+while their queue is full and everybody else is told 429."""
 
 
 def build_app(service: ServiceConfig, rewards: RewardConfig, token: str) -> FastAPI:
@@ -41,6 +44,7 @@ def deploy(service: ServiceConfig, rewards: RewardConfig, token: str) -> None:
         max_ongoing_requests=service.max_pending_requests,
         max_queued_requests=service.max_pending_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+        request_router_config=RequestRouterConfig(initial_backoff_s=ROUTER_WAIT_S, max_backoff_s=2 * ROUTER_WAIT_S),
         autoscaling_config=AutoscalingConfig(
             min_replicas=service.min_replicas,
             max_replicas=service.max_replicas,
