@@ -12,19 +12,25 @@ from functools import lru_cache
 from typing import Literal
 
 from data.records import Option, Question
-from reward_service.normal import normal
+from reward_service.normal import canonical, normal, tidy
 
 ChoiceReason = Literal[
     "ok",
     "not_an_option",  # names no option
     "several_letters",  # "A, B", "ABCD": more than one option
     "hedged",  # "A or B": more than one option, in words
+    "ambiguous",  # a text that is that of two options (AA and Aa, answered "aa")
     "conflict",  # a letter with the text of another option
     "repeated_letter",  # "A, A" where several are asked for
 ]
 
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
-_AFTER_LABEL = ".:)-,"
+# Brackets and stops of Chinese text too: "（B）" and "B。" name one option as "(B)" and "B." do. A full-width letter is
+# no label: it is another character than the one that was asked for.
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "（": "）", "【": "】", "「": "」"}
+_AFTER_LABEL = ".:)-,。．：）、，"
+_CLOSES_LABEL = ".:)。．：）"
+_FORMS = (canonical, tidy, normal)
+"""From the strictest to the loosest form in which an answer can be the text of an option."""
 _HEDGES = frozenset(
     {"or", "and", "either", "both", "maybe", "perhaps", "possibly", "probably", "或", "或者", "和", "oder", "ou"}
 )
@@ -48,22 +54,37 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class _Key:
-    """What a question's options are called. ``by_text``: normal text to labels; ``longest`` text, in characters."""
+    """What a question's options are called. ``by_text``: for each of `_FORMS`, texts in it to labels; ``longest`` text,
+    in characters."""
 
     labels: tuple[str, ...]
-    by_text: Mapping[str, frozenset[str]]
+    by_text: tuple[Mapping[str, frozenset[str]], ...]
     longest: int
+
+    def named(self, text: str) -> frozenset[str]:
+        """The labels of the options whose text this is, in the strictest form in which it is any: "AA" is AA and not
+        Aa, and "aa" could be both."""
+        for form, labels in zip(_FORMS, self.by_text, strict=True):
+            found = labels.get(form(text))
+            if found:
+                return found
+        return frozenset()
 
 
 @lru_cache(maxsize=4096)
 def _key(options: tuple[Option, ...], answer: str, synonyms: tuple[str, ...]) -> _Key:
     named = [(option.text, option.label) for option in options] + [(synonym, answer) for synonym in synonyms]
-    by_text: dict[str, frozenset[str]] = {}
-    for text, label in named:
-        by_text[normal(text)] = by_text.get(normal(text), frozenset()) | {label}
-    by_text.pop("", None)
+    by_text: list[dict[str, frozenset[str]]] = []
+    for form in _FORMS:
+        labels: dict[str, frozenset[str]] = {}
+        for text, label in named:
+            if normal(text):  # what says nothing matches nothing
+                labels[form(text)] = labels.get(form(text), frozenset()) | {label}
+        by_text.append(labels)
     return _Key(
-        labels=tuple(option.label for option in options), by_text=by_text, longest=max(len(text) for text, _ in named)
+        labels=tuple(option.label for option in options),
+        by_text=tuple(by_text),
+        longest=max(len(text) for text, _ in named),
     )
 
 
@@ -86,18 +107,23 @@ def choose(answer: str, question: Question) -> Choice:
     label = _as_label(answer, key.labels)
     if label:
         return Choice(reason="ok", labels=(label,))
-    named = key.by_text.get(normal(answer), frozenset())
+    named = key.named(answer)
     if len(named) == 1:
         return Choice(reason="ok", labels=tuple(named))
     head, rest = _split_label(answer, key.labels)
     # One mark after the label belongs to it ("A. x", "A - x"), unless the option itself begins so ("-5 dioptres").
     for said in (rest, rest[1:].strip() if rest[:1] in _AFTER_LABEL else ""):
-        named_by_rest = key.by_text.get(normal(said), frozenset()) if said else frozenset()
-        if head and named_by_rest == {head}:
+        named_by_rest = key.named(said) if head and said else frozenset()
+        if named_by_rest == {head} or (head in named_by_rest and _is_exact(said, head, key)):
             return Choice(reason="ok", labels=(head,))
-        if head and named_by_rest and not _as_label(said, key.labels):
-            return Choice(reason="conflict")
-    return Choice(reason="several_letters" if named else _why_several(answer, key))
+        if named_by_rest and not _as_label(said, key.labels):
+            return Choice(reason="ambiguous" if head in named_by_rest else "conflict")
+    return Choice(reason="ambiguous" if named else _why_several(answer, key))
+
+
+def _is_exact(text: str, label: str, key: _Key) -> bool:
+    """True when this is, character by character, the text of the option; another may have the same text."""
+    return label in key.by_text[0].get(canonical(text), ())
 
 
 def choose_several(answer: str, question: Question) -> Choice:
@@ -133,7 +159,7 @@ def _as_label(text: str, labels: tuple[str, ...]) -> str:
         return bare
     if len(bare) > 2 and _BRACKETS.get(bare[0]) == bare[-1]:
         bare = bare[1:-1].strip()
-    for candidate in (bare, bare[:-1].rstrip() if bare[-1:] in (".", ":", ")") else ""):
+    for candidate in (bare, bare[:-1].rstrip() if bare and bare[-1] in _CLOSES_LABEL else ""):
         if candidate in labels:
             return candidate
         # Upper-casing may turn a look-alike (the Kelvin sign, a long s) into a letter, so only plain ASCII gets it.
@@ -182,4 +208,4 @@ def _hedges_between_texts(answer: str, key: _Key) -> bool:
     for mark in _HEDGE_MARKS:
         parts = [piece for part in parts for piece in part.split(mark)]
     said = [part.strip() for part in parts if part.strip()]
-    return len(said) > 1 and all(_as_label(part, key.labels) or normal(part) in key.by_text for part in said)
+    return len(said) > 1 and all(_as_label(part, key.labels) or key.named(part) for part in said)

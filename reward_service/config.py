@@ -60,8 +60,14 @@ class RewardConfig(StrictModel):
         float, Field(gt=0, description="seconds a group may take to score before it is retried on another actor")
     ] = 60.0
     number_tolerance: Annotated[
-        float, Field(ge=0, lt=1, description="relative tolerance of a numeric answer whose truth states none")
-    ] = 0.01
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="relative tolerance of a numeric answer whose truth states none; null: the precision with "
+            "which the truth is written",
+        ),
+    ] = None
     verifier_by_source: Annotated[
         dict[str, str], Field(description="verifier for all questions of a source, whatever they name themselves")
     ] = Field(default_factory=dict)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from data.records import Completion, Group, Question, Score, ScoredGroup
 from reward_service.config import RewardConfig
 from reward_service.extraction import extract
-from reward_service.verifiers import ChoiceVerifier, judge, verifier_for
+from reward_service.registry import verifier_for
+from reward_service.verdict import judge
+from reward_service.verifiers import ChoiceVerifier
 
 VERIFIER_VERSION = ChoiceVerifier.version
 """The version that judges plain multiple choice; `verifier_version` tells that of any question."""

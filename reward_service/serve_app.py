@@ -20,8 +20,8 @@ from reward_service.http_guard import RETRY_AFTER_S
 
 APP_NAME = "fleming-rewards"
 ROUTER_WAIT_S = 0.005
-"""Seconds between two looks of the proxy for a free place. Serve's own doubles up to 0.5 s, in which replicas stand idle
-while their queue is full and everybody else is told 429."""
+"""Seconds between two looks of the proxy for a free place. Serve's own pause doubles up to 0.5 s, in which replicas
+stand idle while the queue before them is full and everybody else is told 429."""
 
 
 def build_app(service: ServiceConfig, rewards: RewardConfig, token: str) -> FastAPI:

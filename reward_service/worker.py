@@ -23,8 +23,9 @@ from typing import IO, Any, Literal
 from data.errors import FlemingError
 from data.records import Question, Score
 from reward_service.config import RewardConfig
+from reward_service.registry import load_verifier
 from reward_service.reward import score_text, verifier_version
-from reward_service.verifiers import VerificationError, load_verifier
+from reward_service.verdict import VerificationError
 
 HEADER = struct.Struct("<I")
 

@@ -7,11 +7,10 @@ other entity of the graph may appear; and no telling word of any option.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -19,6 +18,7 @@ from data.errors import DataError
 from data.synthesis.compose import Made
 from data.synthesis.config import RewriterConfig
 from data.synthesis.words import leaks
+from reward_service.chat import ChatClient, ChatError
 
 PROMPT = """Rewrite the exam question below in other words, as a clinician would write it. Keep every one of these \
 phrases exactly as it is: {phrases}. Add no fact, no number and no name. Do not hint at the answer. Reply with the \
@@ -55,28 +55,19 @@ class EndpointRewriter:
 
     def __init__(self, config: RewriterConfig, transport: httpx.BaseTransport | None = None) -> None:
         self._config = config
-        key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(timeout=config.timeout_s, headers=headers, transport=transport, trust_env=False)
+        self._chat = ChatClient(
+            config.url, config.model, timeout_s=config.timeout_s, api_key_env=config.api_key_env, transport=transport
+        )
 
     def complete(self, prompt: str, seed: int) -> str:
-        body = {
-            "model": self._config.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": self._config.temperature,
-            "seed": seed,
-            "max_tokens": 1024,
-        }
         try:
-            reply = self._client.post(f"{self._config.url.rstrip('/')}/chat/completions", json=body)
-            reply.raise_for_status()
-            said: Any = reply.json()["choices"][0]["message"]["content"]
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            said = self._chat.reply(prompt, seed=seed, temperature=self._config.temperature, max_tokens=1024)
+        except ChatError as error:
             raise DataError(
-                f"the rewriter at {self._config.url} did not answer: {type(error).__name__}: {str(error)[:160]}",
+                f"the rewriter at {self._config.url} did not answer: {error}",
                 remedy="check the rewriter's url and model, or leave its url empty",
             ) from error
-        return said.rpartition("</think>")[2].strip() if isinstance(said, str) else ""
+        return said.rpartition("</think>")[2].strip()
 
 
 def fault(made: Made, text: str) -> str:

@@ -67,7 +67,7 @@ def test_json_lines_to_json_lines_with_a_summary(files: tuple[Path, Path], tmp_p
         "correct": 1.0,
         "format": 1.0,
         "answer": "5000 µg",
-        "verifier_version": "number-pint/2",
+        "verifier_version": "number-pint/3",
         "reason": "correct",
         "failure": None,
     }

@@ -8,7 +8,7 @@ import sys
 import time
 
 from data.records import Question
-from reward_service.verifiers import Verdict
+from reward_service.verdict import Verdict
 
 
 def obey(question: Question, answer: str) -> object:

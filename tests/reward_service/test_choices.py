@@ -34,6 +34,15 @@ from tests.data.examples import MARFAN
         "  ARACHNODACTYLY ",
         "Spider  fingers",
         "B: spider fingers",
+        "B。",
+        "B．",
+        "B：",
+        "（B）",
+        "【b】",
+        "（B） Arachnodactyly",
+        "B。Arachnodactyly",
+        "B、Arachnodactyly。",
+        "Arachnodactyly。",
     ],
 )
 def test_answers_that_name_the_right_option(answer: str) -> None:
@@ -64,6 +73,12 @@ def test_answers_that_name_the_right_option(answer: str) -> None:
         ("Arachno", "not_an_option"),
         ("\u0412", "not_an_option"),  # Cyrillic Ve
         ("\uff22", "not_an_option"),  # full-width B
+        ("（\uff22）", "not_an_option"),
+        ("B。。", "not_an_option"),
+        ("（A）（B）", "several_letters"),
+        ("A、B", "several_letters"),
+        ("A或B", "hedged"),
+        ("（A", "not_an_option"),
         ("\U0001d401", "not_an_option"),  # mathematical bold B
         ("\u0410rachnodactyly", "not_an_option"),  # Cyrillic A
         ("B\u0301", "not_an_option"),
@@ -89,16 +104,53 @@ def test_option_text_that_begins_with_a_letter_is_read_as_text() -> None:
     assert choose("A", waves).label == "A"  # the prompt asks for a letter, so a letter is one
 
 
-def test_two_options_with_the_same_text_are_no_answer() -> None:
+GENOTYPES = Question(
+    source="t",
+    language="en",
+    stem="Which genotype?",
+    options=tuple(Option(label=a, text=t) for a, t in zip("ABCD", ("AA", "Aa", "aa", "a a."), strict=True)),
+    answer_label="B",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ("AA", "A"),
+        ("Aa", "B"),
+        ("aa", "C"),
+        ("a a.", "D"),
+        ("a a", "D"),
+        ("A a", "D"),  # no other option has white space in it
+        ("aa.", "C"),
+        ("aA", "ambiguous"),
+        ("aA.", "ambiguous"),
+        ("B. Aa", "B"),
+        ("(B) Aa", "B"),
+        ("B. AA", "conflict"),
+        ("B. aA", "ambiguous"),
+        ("D. aA", "conflict"),
+        ("B", "B"),
+        ("AA or Aa", "hedged"),
+    ],
+)
+def test_options_that_differ_only_in_case_are_told_apart_by_their_exact_text(answer: str, named: str) -> None:
+    choice = choose(answer, GENOTYPES)
+    assert (choice.label or choice.reason) == named
+
+
+def test_two_options_with_the_same_text_are_told_apart_by_letter_alone() -> None:
     twins = Question(
         source="t",
         language="en",
         stem="Which?",
-        options=(Option(label="A", text="Same"), Option(label="B", text="same.")),
+        options=(Option(label="A", text="Same"), Option(label="B", text="Same"), Option(label="C", text="same.")),
         answer_label="B",
     )
-    assert choose("same", twins).reason == "several_letters"
-    assert choose("B", twins).label == "B"
+    assert choose("Same", twins).reason == choose("SAME", twins).reason == "ambiguous"
+    assert choose("same.", twins).label == "C"
+    assert choose("B", twins).label == choose("B. Same", twins).label == "B"
+    assert choose("B. SAME", twins).reason == "ambiguous"
 
 
 def test_upper_casing_does_not_make_a_letter_of_a_look_alike() -> None:

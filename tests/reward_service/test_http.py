@@ -51,7 +51,7 @@ async def test_single_batch_and_failure() -> None:
         assert one.status_code == 200
         assert one.json() == {
             "reward": 1.1, "correct": 1.0, "format": 1.0, "reason": "correct", "answer": "B",
-            "verifier_version": "mcq-strict/2", "failure": None,
+            "verifier_version": "mcq-strict/3", "failure": None,
         }  # fmt: skip
         items = [
             said("A or B"),
