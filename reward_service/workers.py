@@ -2,8 +2,8 @@
 
 Who waits for whom
     score()    waits for a free worker per chunk of items, then for one frame per item
-    a worker   that sends nothing for `workers.item_timeout_s` is killed with everything it started; the item it was at
-               has a strike and goes to the end of the line, the others go on in a fresh worker
+    a worker   whose next verdict is not whole within `workers.item_timeout_s` is killed with everything it started; the
+               item it was at has a strike and goes to the end of the line, the others go on in a fresh worker
     an item    with `workers.strikes` strikes is quarantined: it fails at once from then on
     a batch    that a worker has no memory to read is nobody's fault yet: its items are sent one by one
     an error   of a verifier (it raised, the judge did not answer) is tried once more; the worker lives on
@@ -35,6 +35,8 @@ CHUNK_ITEMS = 64
 """Items handed to a worker at once; a large request is spread over workers in such chunks."""
 CHUNK_CHARS = 1 << 20
 """Characters in such a chunk, unless one item has more: a worker holds a chunk twice, at up to 4 bytes each."""
+FRAME_BYTES = 1 << 20
+"""The largest verdict that is read: scores are small, and a worker that says more is not to be trusted."""
 ERROR_ATTEMPTS = 2
 _START_ATTEMPTS = 3
 _GONE_TIMEOUT_S = 5.0
@@ -164,10 +166,22 @@ class _Worker:
             self._process.stdin.write(frame(self._config))
 
     async def _next(self, timeout_s: float) -> Any:
-        """The next frame, within a time that only silence uses up."""
+        """The next frame, whole within ``timeout_s``: bytes that dribble in buy no time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._frame()
+        except TimeoutError:
+            self.kill()
+            raise _WorkerDied("timeout", f"no verdict within {timeout_s:g} s") from None
+
+    async def _frame(self) -> Any:
         while True:
             if len(self._buffer) >= HEADER.size:
-                end = HEADER.size + HEADER.unpack_from(self._buffer)[0]
+                size = HEADER.unpack_from(self._buffer)[0]
+                if size > FRAME_BYTES:
+                    self.kill()
+                    raise _WorkerDied("crash", f"the worker began a verdict of {size} bytes")
+                end = HEADER.size + size
                 if len(self._buffer) >= end:
                     packed = bytes(self._buffer[HEADER.size : end])
                     del self._buffer[:end]
@@ -175,11 +189,7 @@ class _Worker:
             process = self._process
             if process is None or process.stdout is None:
                 raise _WorkerDied("crash", "the worker is gone")
-            try:
-                read = await asyncio.wait_for(process.stdout.read(_READ_BYTES), timeout_s)
-            except TimeoutError:
-                self.kill()
-                raise _WorkerDied("timeout", f"no verdict within {timeout_s:g} s") from None
+            read = await process.stdout.read(_READ_BYTES)
             if not read:
                 code = await self._exit_code(process)
                 self.kill()

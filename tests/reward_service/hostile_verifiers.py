@@ -36,6 +36,14 @@ def obey(question: Question, answer: str) -> object:
         return float("nan")
     if command == "nan-verdict":
         return Verdict(correct=float("nan"), reason="correct")  # type: ignore[arg-type]
+    if command == "huge-verdict":
+        return Verdict(correct=False, reason="r" * (40 << 20), answer="a" * (40 << 20))
+    if command in ("dribble", "flood"):  # the pipe to the host is the highest file that is open
+        pipe = max(int(name) for name in os.listdir("/proc/self/fd") if _is_pipe(name))
+        os.write(pipe, (1000).to_bytes(4, "little") if command == "dribble" else b"\xff" * 4)
+        while True:
+            os.write(pipe, b"x")
+            time.sleep(0.1)
     if command == "print":
         print("noise " * 1000)  # noqa: T201
         os.write(1, b"\xff" * 100)
@@ -43,3 +51,10 @@ def obey(question: Question, answer: str) -> object:
         os.closerange(3, 64)
         time.sleep(3600)
     return answer == question.answer_text
+
+
+def _is_pipe(name: str) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+    except OSError:
+        return False

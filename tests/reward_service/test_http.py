@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from reward_service.config import RewardConfig, ServiceConfig, WorkerConfig
 from reward_service.http_app import create_app
 from reward_service.http_schema import request_adapter
+from reward_service.workers import WorkerHost
 from tests.aio import aio
 from tests.data.examples import MARFAN
 
@@ -228,14 +229,26 @@ async def test_ready_says_what_is_wrong() -> None:
 
 @aio
 async def test_a_probe_that_gives_up_does_not_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reward_service.http_app.READY_TIMEOUT_S", 0.02)
+    """Otherwise impatient probes would end each start, and no worker would ever come up."""
+    begun: list[str] = []
+    may_come_up = asyncio.Event()
+
+    async def slow_start(_: WorkerHost) -> None:
+        begun.append("begun")
+        try:
+            await may_come_up.wait()
+        except asyncio.CancelledError:
+            begun.append("ended")
+            raise
+
+    monkeypatch.setattr("reward_service.http_app.READY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(WorkerHost, "ready", slow_start)
     async with client() as http:
-        for _ in range(1000):  # each gives up long before a worker is up
-            code = (await http.get("/readyz")).status_code
-            if code == 200:
-                break
-        assert code == 200
-        assert (await http.post("/score", json=said("B"))).json()["reason"] == "correct"
+        codes = [(await http.get("/readyz")).status_code for _ in range(5)]
+        assert codes == [503] * 5 and begun == ["begun"]
+        may_come_up.set()
+        await asyncio.sleep(0.01)
+        assert (await http.get("/readyz")).status_code == 200 and begun == ["begun"]
 
 
 @aio

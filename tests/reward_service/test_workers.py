@@ -46,7 +46,7 @@ async def running(settings: RewardConfig) -> AsyncIterator[WorkerHost]:
     try:
         yield host
     finally:
-        host.close()
+        await host.aclose()
 
 
 def workers_alive() -> list[psutil.Process]:
@@ -105,6 +105,23 @@ async def test_what_a_verifier_started_dies_with_it() -> None:
     await asyncio.sleep(0.2)
     grandchildren = [p for p in psutil.process_iter(["cmdline"]) if "fleming-grandchild" in (p.info["cmdline"] or [])]
     assert grandchildren == []
+
+
+@aio
+async def test_the_limit_of_time_is_on_the_whole_verdict_and_its_size_is_bounded() -> None:
+    """A verifier that reaches the pipe and writes a byte now and then is not at work; nor may it fill the host."""
+    begun = time.monotonic()
+    async with running(config(item_timeout_s=1.0, strikes=1)) as host:
+        outcomes = await asyncio.wait_for(host.score([item("dribble"), item("flood"), item("stroke")]), 60)
+        assert [fault(o) for o in outcomes] == ["timeout", "crash", "correct"]
+    assert time.monotonic() - begun < 45
+
+
+@aio
+async def test_a_verdict_of_any_size_is_kept_to_its_bounds() -> None:
+    async with running(config(memory_mib=512)) as host:
+        (huge,) = await host.score([item("huge-verdict")])
+    assert isinstance(huge, ScoredItem) and len(huge.score.reason) == 64 and len(huge.score.answer) == 200
 
 
 @aio
