@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from cluster.plain_errors import plain_errors
-from cluster.score_files import Row, Writer, check_paths, read_questions, slices
+from cluster.score_files import Row, Writer, check_paths, question_key, read_questions, slices
 from data.errors import DataError
 from data.records import FINISH_REASONS
 
@@ -28,10 +28,10 @@ _EXAMPLE_CHARS = 60
 
 @dataclass(kw_only=True)
 class Summary:
-    """What became of the completions, by source and reason. ``examples`` keep the first of each."""
+    """What became of the completions, by source and reason. ``examples``: (source, reason) to the first of each."""
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+    examples: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     rewards: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     correct: Counter[str] = field(default_factory=Counter)
     failed: int = 0
@@ -40,7 +40,7 @@ class Summary:
         """Count one result row."""
         reason = str(row["reason"])
         self.counts[source][reason] += 1
-        self.examples.setdefault(reason, (str(row["question_id"]), text))
+        self.examples.setdefault((source, reason), (str(row["question_id"]), text))
         if row["reward"] is None:
             self.failed += 1
         else:
@@ -85,17 +85,19 @@ def run_score(questions: Path, completions: Path, out: Path | None, config: Any)
 
 
 def _by_id(path: Path) -> dict[str, Any]:
-    """The questions by id. What is not part of the id and still decides about a score may not differ."""
+    """The questions by the id of their content, and by their own. One id may not stand for two truths."""
     known: dict[str, Any] = {}
-    for question in read_questions(path):
-        first = known.setdefault(question.id, question)
-        for name in ("source", "accepted_answers", "verifier", "answer_labels"):
-            one, other = getattr(first, name), getattr(question, name)
-            if one != other:
-                raise DataError(
-                    f"question {question.id} stands twice in {path}, with {name} = {one!r:.80} and {other!r:.80}",
-                    remedy="keep one of them, or score their completions apart",
-                )
+    for own, question in read_questions(path):
+        for key in dict.fromkeys((question.id, own or question.id)):
+            first = known.setdefault(key, question)
+            # What is not part of the content's id and still decides about a score may not differ either.
+            for name in ("id", "source", "accepted_answers", "verifier", "answer_labels"):
+                one, other = getattr(first, name), getattr(question, name)
+                if one != other:
+                    raise DataError(
+                        f"question {key} stands twice in {path}, with {name} = {one!r:.80} and {other!r:.80}",
+                        remedy="keep one of them, or score their completions apart",
+                    )
     return known
 
 
@@ -126,13 +128,13 @@ def _item(known: Mapping[str, Any], row: Row, path: Path, index: int) -> Any:
     from reward_service.worker import ScoreItem
 
     where = f"row {index} of {path}"
-    question_id, text, sample = row.get("question_id"), row.get("text"), row.get("sample_index")
-    if not isinstance(question_id, str) or not isinstance(text, str):
-        raise DataError(f"{where} has the fields {sorted(row)[:12]}", remedy="give it question_id and text, both texts")
+    question_id, text, sample = question_key(row.get("question_id")), row.get("text"), row.get("sample_index")
+    if question_id is None or not isinstance(text, str):
+        raise DataError(f"{where} has the fields {sorted(row)[:12]}", remedy="give it question_id and a text")
     if question_id not in known:
         raise DataError(
             f"{where} answers question {question_id!r}, which is not in the questions",
-            remedy="give the file of questions that these completions answer",
+            remedy="give the file of questions that these completions answer, with the ids that they name",
         )
     if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool) or abs(sample) >= 1 << 63):
         raise DataError(f"sample_index = {sample!r:.60} in {where} is no number", remedy="write it as 0, 1, 2 ...")
@@ -167,7 +169,7 @@ def _result(item: Any, outcome: Any, row: Row) -> dict[str, Any]:
     """One line of the output; a failed verification has no numbers."""
     from reward_service.worker import Failure
 
-    base = {"question_id": item.question.id, "sample_index": row.get("sample_index")}
+    base = {"question_id": question_key(row["question_id"]), "sample_index": row.get("sample_index")}
     if isinstance(outcome, Failure):
         nothing = {"reward": None, "correct": None, "format": None, "answer": None, "verifier_version": None}
         return {**base, **nothing, "reason": f"unverified: {outcome.kind}", "failure": outcome.detail}
@@ -185,7 +187,7 @@ def _result(item: Any, outcome: Any, row: Row) -> dict[str, Any]:
 
 
 def render(summary: Summary, console: Console, out: Path | None) -> None:
-    """Two tables: sources with their totals, and reasons with an example of each."""
+    """Two tables: sources with their totals, and the reasons of each source with an example."""
     table = Table("source", "completions", "correct", "mean reward", "unverified", title="Scores")
     for source, counter in sorted(summary.counts.items()):
         lost = sum(count for reason, count in counter.items() if reason.startswith("unverified"))
@@ -195,12 +197,12 @@ def render(summary: Summary, console: Console, out: Path | None) -> None:
         table.add_row(_plain(source or "(none)"), str(counter.total()), rate, mean, str(lost))
     console.print(table)
     reasons: Counter[str] = sum(summary.counts.values(), Counter())
-    sources = [Column(header=_plain(source)) for source in sorted(summary.counts)]
-    why = Table("reason", "completions", *sources, "example", title="Why")
-    for reason, count in reasons.most_common():
-        question_id, text = summary.examples[reason]
-        by_source = [str(summary.counts[source][reason]) for source in sorted(summary.counts)]
-        why.add_row(_plain(reason), str(count), *by_source, _plain(f"{question_id}: {_end(text)}"))
+    why = Table("reason", "source", "completions", "example", title="Why")
+    for reason, _ in reasons.most_common():
+        for source in sorted(source for source, counter in summary.counts.items() if counter[reason]):
+            question_id, text = summary.examples[source, reason]
+            count = str(summary.counts[source][reason])
+            why.add_row(_plain(reason), _plain(source or "(none)"), count, _plain(f"{question_id}: {_end(text)}"))
     console.print(why)
     if out:
         console.print(f"scores written to {out}", markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ What cannot be read is named with its row. The output has its name only when it 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ SLICE_ITEMS = 4096
 SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 
 Row = Mapping[str, Any]
+_CONTENT_HASH = re.compile("[0-9a-f]{16}")
 
 
 def check_paths(questions: Path, completions: Path, out: Path | None) -> None:
@@ -41,21 +43,31 @@ def check_paths(questions: Path, completions: Path, out: Path | None) -> None:
         raise DataError(f"--out {out} is a folder", remedy="name a file in it")
 
 
-def read_questions(path: Path) -> list[Any]:
-    """Questions from JSON lines (fields as in `data.records.Question`, defaults may be left out) or Parquet.
+def read_questions(path: Path) -> list[tuple[str, Any]]:
+    """Questions, each with the id that its row gives it ("" for none), from JSON lines or Parquet.
+
+    The fields are those of `data.records.Question`; defaults may be left out, and a null of Parquet is left out. An
+    id may be anybody's own, a text or a number; one of 16 hex digits must be the hash of the content.
 
     Raises:
         DataError: the file is missing, or a row is no question.
     """
-    from data.records import Question
-    from data.tables import read_parquet
+    if path.suffix != ".parquet":
+        rows = enumerate(_json_lines(path), start=1)
+    else:
+        filled = ({k: v for k, v in row.items() if v is not None} for rows in _parquet_slices(path) for row in rows)
+        rows = enumerate(filled, start=1)
+    return [_question(row, path, index) for index, row in rows]
 
-    if path.suffix == ".parquet":
-        return read_parquet(Question, path)
-    return [_question(row, path, index) for index, row in enumerate(_json_lines(path), start=1)]
+
+def question_key(value: Any) -> str | None:
+    """An id as questions and completions are joined by it; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value)
 
 
-def _question(row: Row, path: Path, index: int) -> Any:
+def _question(row: Row, path: Path, index: int) -> tuple[str, Any]:
     from data.records import Option, Provenance, Question
 
     filled: dict[str, Any] = {"source": "", "language": "", "answer_label": "", **row}
@@ -75,11 +87,15 @@ def _question(row: Row, path: Path, index: int) -> Any:
         raise DataError(f"{where} is no question ({error})", remedy=remedy) from None
     except DataError as error:
         raise DataError(f"{where}: {error.problem}", remedy=error.remedy) from None
-    if stored not in (None, question.id):
+    own = "" if stored is None else question_key(stored)
+    if own is None:
+        raise DataError(f"id = {stored!r:.60} in {where} is neither text nor number", remedy="make it one")
+    if _CONTENT_HASH.fullmatch(own) and own != question.id:
         raise DataError(
-            f"row {index} of {path} has id {stored!r}, and its content {question.id!r}", remedy="leave the id out"
+            f"{where} has id {own!r}, and its content {question.id!r}",
+            remedy="leave the id out, or take one that does not look like the hash of a content",
         )
-    return question
+    return own, question
 
 
 def _texts_of(value: Any, name: str, where: str, lists: Sequence[str] = ()) -> dict[str, Any]:

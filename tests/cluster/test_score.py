@@ -8,17 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.score import run_score
+from cluster.score import _item, run_score
 from cluster.score_files import read_questions
 from data.errors import ConfigError, DataError, FlemingError
 from data.records import Question
 from data.tables import to_table, write_parquet
 from reward_service.config import RewardConfig
+from reward_service.worker import score_item
 from tests.data.examples import MARFAN, completion
 
 DOSE = Question(
@@ -76,13 +78,13 @@ def test_json_lines_to_json_lines_with_a_summary(files: tuple[Path, Path], tmp_p
     assert "\x1b[31m" not in result.output and "\u202e" not in result.output  # nothing that a terminal would act on
 
 
-def test_parquet_in_and_out_is_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_records_of_a_run_are_read_as_they_are(files: tuple[Path, Path], tmp_path: Path) -> None:
     questions, completions, out = (tmp_path / f"{name}.parquet" for name in "qco")
     write_parquet(to_table([MARFAN, DOSE]), questions)
     records = [completion(text, question=q, finish="stop" if f == "stop" else "length") for q, text, f in TEXTS]
     write_parquet(to_table(records), completions)
     summary = run_score(questions, completions, out, RewardConfig())
-    assert [row["reason"] for row in pq.read_table(out).to_pylist()] == REASONS
+    assert [row["reason"] for row in read_rows(out)] == REASONS
     again = run_score(*files, None, RewardConfig())
     assert summary.counts == again.counts and summary.total == 5
 
@@ -103,7 +105,72 @@ def broken(question: Question, answer: str) -> bool:
 def test_ids_and_defaults_of_questions(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"id": MARFAN.id, **question_row(MARFAN)}) + "\n\n")
-    assert read_questions(path) == [MARFAN]
+    assert read_questions(path) == [(MARFAN.id, MARFAN)]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        names = dict.fromkeys(name for row in rows for name in row)
+        pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path).to_pylist())
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize(("first", "second"), [("q-1", "q-2"), (1, 2)])
+def test_completions_are_joined_by_the_ids_of_the_questions_file(
+    tmp_path: Path, ending: str, first: Any, second: Any
+) -> None:
+    questions = write_rows(
+        tmp_path / f"q.{ending}", [{"id": first, **question_row(MARFAN)}, {"id": second, **question_row(DOSE)}]
+    )
+    rows = [(first, "B"), (second, "5 mg"), (second, "6 mg"), (str(first), "A")]
+    if ending == "parquet":  # a column has one type
+        rows = [(str(name), said) for name, said in rows]
+    completions = write_rows(
+        tmp_path / f"c.{ending}",
+        [{"question_id": name, "text": f"<think>x</think><answer>{said}</answer>"} for name, said in rows],
+    )
+    out = tmp_path / f"o.{ending}"
+    run_score(questions, completions, out, RewardConfig())
+    told = [(row["question_id"], row["reason"]) for row in read_rows(out)]
+    assert told == list(zip(map(str, (first, second, second, first)), REASONS_BY_ID, strict=True))
+
+
+REASONS_BY_ID = ["correct", "correct", "wrong", "wrong"]
+
+
+def test_an_id_stands_for_one_question(tmp_path: Path) -> None:
+    completions = write_rows(tmp_path / "c.jsonl", [])
+    twice = [{"id": "q", **question_row(question)} for question in (MARFAN, DOSE)]
+    with pytest.raises(DataError, match="question q stands twice"):
+        run_score(write_rows(tmp_path / "q.jsonl", twice), completions, None, RewardConfig())
+    taken = [question_row(MARFAN), {"id": MARFAN.id.upper().lower(), **question_row(DOSE)}]
+    with pytest.raises(DataError, match=f"row 2 .* has id '{MARFAN.id}'"):
+        run_score(write_rows(tmp_path / "q.jsonl", taken), completions, None, RewardConfig())
+
+
+def test_the_summary_has_an_example_of_each_reason_and_source(tmp_path: Path) -> None:
+    dose = {"id": "dose-7", **question_row(DOSE)}
+    questions = write_rows(tmp_path / "q.jsonl", [{"id": "m-1", **question_row(MARFAN)}, dose])
+    texts = [("m-1", "A"), ("dose-7", "6 mg"), ("dose-7", "7 mg"), ("m-1", "B")]
+    rows = [
+        {"question_id": name, "text": f"<think>{i}</think><answer>{a}</answer>"} for i, (name, a) in enumerate(texts)
+    ]
+    args = ["--questions", str(questions), "--completions", str(write_rows(tmp_path / "c.jsonl", rows))]
+    result = CliRunner().invoke(app, ["score", *args], env={"COLUMNS": "160"})
+    lines = result.output.splitlines()
+    wrong = [line for line in lines if "wrong" in line]
+    assert len(wrong) == 2 and "doses" in wrong[0] and "6 mg" in wrong[0] and "dose-7" in wrong[0]
+    assert "hpo" in wrong[1] and "<answer>A" in wrong[1] and "m-1" in wrong[1]
+    assert not any("7 mg" in line for line in lines)  # the first of each
 
 
 @pytest.mark.parametrize(
@@ -132,9 +199,14 @@ def test_ids_and_defaults_of_questions(tmp_path: Path) -> None:
         ),
         ('{"stem": "x", "options": [{"label": "A"}, {"label": "B"}], "answer_label": "A"}', "", "is no question"),
         ('{"stem": "x", "provenance": {"path": "ab"}}', "", "provenance.path = 'ab'"),
-        ('{"id": "0", "stem": "x", "verifier": "text", "accepted_answers": ["y"]}', "", "has id '0'"),
+        (
+            '{"id": "0123456789abcdef", "stem": "x", "verifier": "text", "accepted_answers": ["y"]}',
+            "",
+            "has id '0123456789abcdef'",
+        ),
         ('{"stem": "x\\ud800", "verifier": "text", "accepted_answers": ["y"]}', "", "stem = .* has a lone surrogate"),
         ('{"stem": "x", "verifier": "text", "accepted_answers": ["\\ud800"]}', "", "accepted_answers.0 = .* surrogate"),
+        ('{"id": ["a"], "stem": "x", "verifier": "text", "accepted_answers": ["y"]}', "", "id = .* neither"),
         ("[" * 100_000, "", "line 1 of .* is no JSON"),
         ("", "[" * 100_000, "line 1 of .* is no JSON"),
         ("", '{"question_id": "0"}', "has the fields"),
@@ -156,32 +228,31 @@ def test_missing_files_and_endings_are_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 1 and "Remedy" in result.output
 
 
-def test_finish_reasons_are_stop_length_or_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
-    ways: list[dict[str, Any]] = [
-        {},
-        {"finish_reason": None},
-        {"finish_reason": "stop"},
-        {"finish_reason": "length"},
-        {"finished": True},
-        {"finished": False},
-        {"finished": False, "finish_reason": "length"},
-    ]
-    out = tmp_path / "o.jsonl"
-    base = {"question_id": MARFAN.id, "text": "<think>x</think><answer>B</answer>"}
-    files[1].write_text("".join(json.dumps({**base, **way}) + "\n" for way in ways))
-    run_score(*files, out, RewardConfig())
-    reasons = [json.loads(line)["reason"] for line in out.read_text().splitlines()]
-    assert reasons == ["correct"] * 3 + ["truncated", "correct", "truncated", "truncated"]
-    for way, said in (
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ({}, "correct"),
+        ({"finish_reason": None}, "correct"),
+        ({"finish_reason": "stop"}, "correct"),
+        ({"finish_reason": "length"}, "truncated"),
+        ({"finished": True}, "correct"),
+        ({"finished": False}, "truncated"),
+        ({"finished": False, "finish_reason": "length"}, "truncated"),
         ({"finish_reason": "eos"}, "finish_reason = 'eos' in row 2"),
         ({"finish_reason": ["stop"]}, "finish_reason = "),
         ({"finish_reason": True}, "finish_reason = True"),
         ({"finished": 1}, "finished = 1 in row 2"),
         ({"finished": True, "finish_reason": "length"}, "contradict"),
-    ):
-        files[1].write_text(json.dumps(base) + "\n" + json.dumps({**base, **way}))
-        with pytest.raises(DataError, match=said):
-            run_score(*files, out, RewardConfig())
+    ],
+)
+def test_finish_reasons_are_stop_length_or_nothing(way: dict[str, Any], reason: str) -> None:
+    row = {"question_id": MARFAN.id, "text": "<think>x</think><answer>B</answer>", **way}
+    known = {MARFAN.id: MARFAN}
+    if reason in ("correct", "truncated"):
+        assert score_item(_item(known, row, Path("c"), 2), RewardConfig()).score.reason == reason  # type: ignore[union-attr]
+        return
+    with pytest.raises(DataError, match=reason):
+        _item(known, row, Path("c"), 2)
 
 
 def test_a_question_may_stand_twice_but_not_with_two_truths(tmp_path: Path) -> None:
@@ -230,9 +301,7 @@ def test_an_error_on_the_way_leaves_nothing_and_no_answer_too_odd_to_write(
     row = json.dumps({"question_id": MARFAN.id, "text": "<think>x</think><answer>\ud800</answer>"}) + "\n"
     files[1].write_text(row * 2)
     run_score(*files, out, RewardConfig())
-    read = (
-        pq.read_table(out).to_pylist() if ending == "parquet" else list(map(json.loads, out.read_text().splitlines()))
-    )
+    read = read_rows(out)
     assert [each["answer"] for each in read] == ["\\ud800" if ending == "parquet" else "\ud800"] * 2
     out.unlink()
     files[1].write_text(row * 5000 + "{")  # the first slice is written before the last line is read
