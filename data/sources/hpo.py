@@ -28,7 +28,6 @@ STEMS = (
 )
 OPEN_BOOK = "open-book"
 REASONING = "recall"
-OPEN_BOOK_REASONING = "The text names {answer}."
 CONTEXT = "{disease} is known for: {findings}."
 _MIN_FREQUENCY = 0.05
 """A finding of fewer patients than this is a fact, and so no distractor, but not asked for."""
@@ -79,9 +78,13 @@ def reasoning_of(question: Question) -> str:
 
     Closed book, such a fact is recalled or it is not; there is no chain to write down. The same word for every question
     also keeps the gradient on the letter: a tiny policy garbles names it has not seen, and each garbled token adds
-    noise. Open book, the reasoning says what the text says.
+    noise. Open book, the options are held against the text one by one: a small model can copy an option and see
+    whether it has read it, but it cannot find the letter that stands before a text.
     """
-    return OPEN_BOOK_REASONING.format(answer=question.answer_text) if OPEN_BOOK in question.tags else REASONING
+    if OPEN_BOOK not in question.tags:
+        return REASONING
+    verdicts = ("yes" if option.label == question.answer_label else "no" for option in question.options)
+    return " ".join(f"{o.label}: {o.text}, {v}." for o, v in zip(question.options, verdicts, strict=True))
 
 
 def _one_each(maker: _Maker, families: Iterator[Disease], split: str, count: int) -> list[Question]:

@@ -211,7 +211,9 @@ def test_an_open_book_holds_the_truth_and_no_distractor(hpo: Hpo) -> None:
         assert all(by_name[name] in disease.findings for name in names)
         assert question.answer_text in names
         assert not {o.text for o in question.options if o.label != question.answer_label} & set(names)
-        assert question.answer_text in reasoning_of(question)
+        verdicts = [part for part in reasoning_of(question).split(".") if part]
+        right = [part.strip()[0] for part in verdicts if part.endswith(", yes")]
+        assert len(verdicts) == 4 and right == [question.answer_label]
         assert "open-book" in question.tags
     places = Counter(
         q.context.split(": ")[1].rstrip(".").split(", ").index(q.answer_text)

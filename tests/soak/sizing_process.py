@@ -1,0 +1,115 @@
+"""The real memory of one learner rank or one engine under a recipe, for `test_sizing.py`: run it, print JSON.
+
+    python -m tests.soak.sizing_process rank|engine MODEL_DIR RECIPE [KEY=VALUE ...]
+
+``baseline_mib`` is the same process (for an engine: a vLLM worker with next to no model and cache) before there is any
+model; ``peak_mib`` the kernel's high-water mark after the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from cluster.config import Recipe, load_recipe
+from cluster.memory import read_status, role_of
+from cluster.sizing import micro_batch_tokens
+from data.wire import SampleRequest, SamplingSpec, TrainSequence, TrainShard
+
+STEPS = 3
+
+
+def full_micro_batch(recipe: Recipe) -> tuple[TrainSequence, ...]:
+    """Sequences of full length with prompts of their own, as many as the largest micro-batch takes."""
+    prompt, completion = recipe.rollouts.max_prompt_tokens, recipe.rollouts.max_completion_tokens
+    rng = random.Random(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(5, 250) for _ in range(count))
+
+    return tuple(
+        TrainSequence(
+            prompt_token_ids=ids(prompt),
+            token_ids=ids(completion),
+            sampled_logprobs=(-5.0,) * completion,
+            advantage=1.0 if index % 2 else -1.0,
+            coefficient=0.01,
+        )
+        for index in range(micro_batch_tokens(recipe) // (prompt + completion))
+    )
+
+
+def rank(model_dir: str, recipe: Recipe) -> dict[str, float]:
+    """A ZeRO-3 group of one rank, some GRPO steps on full micro-batches."""
+    from learner.process import prepare_process
+
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    prepare_process(recipe.learner)
+    import deepspeed  # noqa: F401  # part of the baseline
+    import torch.distributed as dist
+
+    from learner.grpo_loop import Stopwatch, train_on
+    from learner.policy import ZeroPolicy
+    from learner.weight_sending import gather_buckets
+
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+        baseline = read_status(os.getpid())["VmRSS"]
+        policy = ZeroPolicy(model_dir, recipe.learner, recipe.grpo.optimizer, total_optimizer_steps=STEPS)
+        shard = TrainShard(micro_batches=(full_micro_batch(recipe),))
+        for _ in range(STEPS):
+            train_on(policy, shard, recipe.grpo, Stopwatch())
+            for _ in gather_buckets(policy.module, int(recipe.learner.sync_bucket_mib * 2**20)):
+                pass
+        return {"baseline_mib": baseline / 2**20, "peak_mib": read_status(os.getpid())["VmHWM"] / 2**20}
+
+
+async def worker_peak(model_dir: str, recipe: Recipe) -> float:
+    """The high-water mark of vLLM's worker after as many full requests as it decodes at once, MiB."""
+    from actors.engine import RolloutEngine
+
+    rollouts = recipe.rollouts
+    engine = RolloutEngine(rollouts, model_dir, seed=0, max_model_len=recipe.max_model_tokens)
+    await engine.start()
+    sampling = SamplingSpec(temperature=1.0, max_tokens=rollouts.max_completion_tokens)
+    requests = [
+        SampleRequest(
+            question_id="q",
+            draw=0,
+            sample_index=index,
+            seed=index,
+            prompt_token_ids=tuple(5 + (index + place) % 200 for place in range(rollouts.max_prompt_tokens)),
+            sampling=sampling,
+        )
+        for index in range(rollouts.max_concurrent_requests)
+    ]
+    await asyncio.gather(*(engine.generate(request) for request in requests))
+    children = psutil.Process().children(recursive=True)
+    peaks = [read_status(child.pid)["VmHWM"] for child in children if role_of(" ".join(child.cmdline())) == "engine"]
+    await engine.shutdown()
+    return max(peaks) / 2**20
+
+
+def engine(model_dir: str, recipe: Recipe) -> dict[str, float]:
+    from tests.tiny_model import build_model, save_model
+
+    tiny = recipe.rollouts.model_copy(
+        update={"kv_cache_gib": 0.01, "max_concurrent_requests": 1, "max_prompt_tokens": 8, "max_completion_tokens": 4}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(build_model(0), Path(folder))
+        baseline = asyncio.run(worker_peak(folder, recipe.model_copy(update={"rollouts": tiny})))
+    return {"baseline_mib": baseline, "peak_mib": asyncio.run(worker_peak(model_dir, recipe))}
+
+
+if __name__ == "__main__":
+    what, model, path, *overrides = sys.argv[1:]
+    figures = {"rank": rank, "engine": engine}[what](model, load_recipe(path, overrides))
+    sys.stdout.write("\n" + json.dumps(figures) + "\n")
