@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture: accuracy and format over steps, with what chance would give."""
+"""A run in two pictures: what was learned over the steps, and what it cost (seconds by phase, memory by process)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLORS = {"sampled": "#1b6ca8", "format": "#9aa5b1", "train": "#c8553d", "held_out": "#588157"}
+COLORS = {"sampled": "#1b6ca8", "format": "#9aa5b1", "train": "#c8553d", "held_out": "#588157", "reward": "#c9a227"}
+PHASES = {"rollout": "roll out, score", "learn": "learn", "sync": "publish weights", "evaluate": "evaluate"}
+MEMORY = {"learner": "learner", "engine": "vLLM worker", "rollout": "rollout actor, scheduler", "driver": "driver"}
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) -> bytes:
@@ -22,13 +24,14 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
     _series(left, rows, "rollout/format_rate", "format rate, rollouts", COLORS["format"], linewidth=1.2)
+    _series(left, rows, "rollout/reward_mean", "reward, rollouts", COLORS["reward"], linewidth=1.2)
     _series(left, rows, "rollout/accuracy", "accuracy, rollouts", COLORS["sampled"], linewidth=2)
     _series(left, rows, "eval/train_greedy", "greedy, training questions", COLORS["train"], marker="o", markersize=5)
     _series(
         left, rows, "eval/held_out_greedy", "greedy, held-out questions", COLORS["held_out"], marker="s", markersize=5
     )
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
-    left.set(ylim=(0, 1.02), xlabel="optimiser step", ylabel="share", title=title)
+    left.set(ylim=(0, 1.12), xlabel="optimiser step", ylabel="share", title=title)
     left.legend(fontsize=8, loc="center right")
     _series(right, rows, "learner/entropy", "entropy, nats per token", COLORS["sampled"], linewidth=1.6)
     right.set(xlabel="optimiser step", ylabel="entropy, nats per token", title="Health of the run")
@@ -36,7 +39,42 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     _series(gap, rows, "learner/logprob_gap_mean", "sampled vs trained log-probability", COLORS["train"], linewidth=1.2)
     gap.set(yscale="log", ylabel="mean |sampled - trained| log-probability")
     right.legend(handles=[*right.get_lines(), *gap.get_lines()], fontsize=8)
-    for axis in (left, right):
+    return _png(figure, (left, right))
+
+
+def cost_curve(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:
+    """A PNG of the same rows. Left: seconds of every step by phase, stacked. Right: the largest resident memory that a
+    process of each role has had so far (`cluster.memory`), GiB.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2), layout="constrained")
+    steps = [row["step"] for row in rows]
+    shades = (COLORS["sampled"], COLORS["train"], COLORS["held_out"], COLORS["format"])
+    below = [0.0] * len(rows)
+    for (phase, label), shade in zip(PHASES.items(), shades, strict=True):
+        seconds = [row.get(f"seconds/{phase}", 0.0) for row in rows]
+        left.bar(steps, seconds, width=1.0, bottom=below, label=label, color=shade)
+        below = [one + more for one, more in zip(below, seconds, strict=True)]
+    left.set(xlabel="optimiser step", ylabel="seconds", title=title)
+    left.legend(fontsize=8)
+    for (role, label), shade in zip(MEMORY.items(), shades, strict=True):
+        name = f"memory/{role}_peak_mib"
+        gib = [{"step": row["step"], name: row[name] / 1024} for row in rows if name in row]
+        _series(right, gib, name, label, shade, linewidth=1.6)
+    right.set(xlabel="optimiser step", ylabel="GiB", ylim=(0, None), title="Peak resident memory of one process")
+    if right.get_lines():
+        right.legend(fontsize=8)
+    return _png(figure, (left, right))
+
+
+def _png(figure: Any, axes: Sequence[Any]) -> bytes:
+    import matplotlib.pyplot as plt
+
+    for axis in axes:
         axis.spines[["top"]].set_visible(False)
         axis.grid(alpha=0.25)
     picture = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cluster.config import Recipe
-from cluster.curve import learning_curve
+from cluster.curve import cost_curve, learning_curve
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
 
@@ -31,6 +31,7 @@ def print_summary(
     store.storage.write(
         "learning_curve.png", learning_curve(rows, title=f"Learning curve of {recipe.run.name}", chance=chance)
     )
+    store.storage.write("costs.png", cost_curve(rows, title=f"Seconds per step of {recipe.run.name}"))
     before, after = evaluations.get("before", {}), evaluations.get("after", {})
     reporter.line("")
     reporter.line(f"{'accuracy, 95 % interval':32}{'before RL':>20}{'after RL':>20}   (chance {chance:.0%})")
@@ -42,6 +43,7 @@ def print_summary(
     reporter.line("")
     reporter.line(f"{len(rows)} optimiser steps in {seconds / 60:.1f} minutes. The run is in {uri}; look at")
     reporter.line("  learning_curve.png      accuracy, format, entropy and the log-probability gap over steps")
+    reporter.line("  costs.png               seconds per phase, memory per process")
     reporter.line("  metrics.jsonl           every number of every step")
     reporter.line("  trajectories/*.parquet  every completion with its reward, advantage and fate")
     reporter.line(f"  tensorboard --logdir {uri}/tensorboard")

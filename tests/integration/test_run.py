@@ -69,7 +69,8 @@ def test_the_run_directory_holds_every_step_and_every_completion(learned: RunSto
     versions = {(step, span["version"]) for step, spans in _columns(table, "step", "version_spans") for span in spans}
     assert versions == {(step, step - 1) for step in range(1, STEPS + 1)}
     root = Path(learned.storage.root)
-    assert (root / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("learning_curve.png", "costs.png"):
+        assert (root / picture).read_bytes().startswith(b"\x89PNG")
     assert (root / "models" / "final" / "config.json").is_file()
     assert list(root.glob("tensorboard/*/events.*"))
     accuracy = Accuracy(correct=int(sum(table["correct"].to_pylist()[:512])), total=512)
