@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.graph import graph_app
-from cluster.monitoring.commands import dashboards_app
+from cluster.monitoring.commands import dashboards_app, watch
 from cluster.plain_errors import plain_errors
 from cluster.score import score
 from cluster.serve import serve_app
@@ -29,6 +29,7 @@ app.command()(score)
 app.add_typer(serve_app)
 app.add_typer(data_app)
 app.add_typer(dashboards_app)
+app.command()(watch)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)

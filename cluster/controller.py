@@ -233,6 +233,7 @@ class Controller:
         self._idle_rows += rollout_rows(
             collected, step=self._step + 1, attempt=store.attempt, overlong=self._recipe.grpo.overlong
         )
+        self._show(rollout_metrics(collected, version=self._step, rewards=self._recipe.rewards))
         store.write_event("no_signal", after_step=self._step, why=why, groups=len(collected.groups))
         self._parts.reporter.line(f"no group carried a signal after step {self._step}: {why}")
         if self._barren_steps < self._loop.stop_after_barren_steps:

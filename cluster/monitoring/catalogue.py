@@ -177,6 +177,13 @@ _EVALUATION = _from(
 
 _LIVE = _from(
     "cluster/monitoring/pulse.py",
+    _live(
+        "loop/info",
+        "state",
+        "1; the label says where the run is written",
+        label="uri",
+        needs="a run.storage without credentials in it",
+    ),
     _live("loop/stage", "state", "1 for the stage that the run is in, 0 for the others", label="stage"),
     _live("loop/phase", "state", "1 for what the RL loop waits for, 0 for the others", label="phase"),
     _live("loop/step", "steps", "optimiser steps taken: the policy version of the learner"),

@@ -171,7 +171,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         _panel("What the loop waits for", "loop/phase", stacked=True),
         _panel("Steps", "loop/step", "loop/steps_planned"),
         _panel("Attempts and restarts", "loop/attempt", "loop/learner_restarts"),
-        _panel("Last sign of life", "loop/heartbeat"),
+        _panel("Last sign of life", "loop/heartbeat", "loop/info"),
         _panel("Draws of the training questions", "data/epochs"),
         _panel("Free space of the storage", "storage/free_bytes"),
         _panel(

@@ -118,6 +118,8 @@ class Pulse:
     async def figures(self) -> dict[str, float]:
         """Every live metric that can be had now."""
         found = {**self._bounds, **self._state.figures(), "loop/attempt": float(self._store.attempt)}
+        if "@" not in self._store.storage.uri:  # where a URI may carry a secret key
+            found[f"loop/info/{self._store.storage.uri}"] = 1.0
         storage = self._store.storage
         if storage.is_local:
             with contextlib.suppress(OSError):
