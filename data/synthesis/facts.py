@@ -24,6 +24,10 @@ _VAGUE = "MESH:"
 """Symptoms that MeSH alone knows are headings ("Neurologic Manifestations"), not findings."""
 _MENDELIAN = ("OMIM:", "ORPHA:", "DECIPHER:")
 _COMMON_SOURCES = ("hetionet", "indications")
+_LOOSE_SOURCES = ("hetionet", "primekg")
+"""Their genes of a disease are risk loci too, their symptoms co-mentions: true, but neither the cause nor the picture."""
+_INFERRED_SOURCE = "disease_ontology"
+"""Its facets are inferred, and the importer loses some: what it does not say of a disease is no sign of absence."""
 _MOST_REMEMBERED = 400_000
 _MENTIONED = ("treats", "palliates", "used_off_label_for")
 
@@ -180,6 +184,43 @@ class Facts:
             told |= self.inverse(relation).keys()
         return told
 
+    @cached_property
+    def _by_source(self) -> dict[str, dict[str, set[tuple[int, int]]]]:
+        """Relation -> source -> pairs it states, for the relations where the kind of source matters."""
+        edges = self.graph.tables.edges
+        subjects, objects = end_codes(self.graph.tables)
+        columns = (edges[name].to_pylist() for name in ("predicate", "source", "negated"))
+        found: dict[str, dict[str, set[tuple[int, int]]]] = defaultdict(lambda: defaultdict(set))
+        for subject, object_, relation, source, denied in zip(
+            subjects.tolist(), objects.tolist(), *columns, strict=True
+        ):
+            if relation in ("associated_with_gene", "has_phenotype") and not denied:
+                found[relation][source].add((subject, object_))
+        return found
+
+    @cached_property
+    def _firm(self) -> dict[str, set[tuple[int, int]]]:
+        sources = self._by_source
+        return {
+            relation: set().union(*(pairs for name, pairs in said.items() if name not in _LOOSE_SOURCES))
+            for relation, said in sources.items()
+        }
+
+    def firm(self, relation: str, disease: int, object_: int) -> bool:
+        """True when a source of causes, or of clinical pictures, says so: more than an association or a co-mention."""
+        return (disease, object_) in self._firm.get(relation, set())
+
+    @cached_property
+    def inferred_terms(self) -> frozenset[int]:
+        """The findings that inferred facets speak of, under all their names."""
+        terms = {term for _, term in self._by_source["has_phenotype"][_INFERRED_SOURCE]}
+        return frozenset(terms.union(*(self.namesakes.get(term, frozenset()) for term in terms)))
+
+    @cached_property
+    def inferred_diseases(self) -> frozenset[int]:
+        """The diseases that have inferred facets."""
+        return frozenset(disease for disease, _ in self._by_source["has_phenotype"][_INFERRED_SOURCE])
+
     def findings(self, disease: int) -> dict[int, float]:
         return self.of_relation("has_phenotype").get(disease, {})
 
@@ -204,7 +245,7 @@ class Facts:
 
     @cached_property
     def _referred(self) -> dict[int, set[int]]:
-        """Diseases joined by a cross reference that the merge refused: perhaps one, perhaps not."""
+        """Diseases joined by a cross reference that the merge refused, or referred to by one entry: perhaps one."""
         nodes = self.graph.tables.nodes
         owner = {i: n for n, ids in enumerate(nodes["ids"].to_pylist()) for i in ids}
         found: dict[int, set[int]] = defaultdict(set)
@@ -213,7 +254,7 @@ class Facts:
                 if self.graph.types[n] == self.graph.types[other] == "disease":
                     found[n].add(other)
                     found[other].add(n)
-        return dict(found)
+        return {n: others.union(*(found[other] for other in others)) for n, others in found.items()}
 
     @cached_property
     def _kin(self) -> dict[int, frozenset[int]]:

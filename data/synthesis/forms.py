@@ -97,9 +97,9 @@ def step(world: World, node: int, word: str) -> list[int]:
 
 
 def genes_of(world: World, disease: int) -> list[int]:
-    """The genes of a disease that has few: with many, none of them is *the* gene."""
+    """The causal genes of a disease that has few: with many, none of them is *the* gene. Risk loci do not count."""
     genes = step(world, disease, "associated_with_gene")
-    return genes if len(genes) <= _MOST_GENES else []
+    return [g for g in genes if world.firm("associated_with_gene", disease, g)] if len(genes) <= _MOST_GENES else []
 
 
 def chains(world: World, form: Form, disease: int) -> dict[int, list[tuple[int, ...]]]:
@@ -142,11 +142,12 @@ def _targets(world: World, word: str, disease: int, here: int) -> list[int]:
         others = step(world, here, word)
         if len(others) > _MOST_DISORDERS:
             return []
-        return [n for n in others if n not in world.kin(disease) and _told_apart(world, disease, n)]
+        return [n for n in others if world.firm("associated_with_gene", n, here) and _told_apart(world, disease, n)]
     if word == "has_phenotype":
         kept = world.disputed.get("has_phenotype", {}).get(here, set())
         return [t for t in step(world, here, word)
-                if t in world.askable and t not in kept and world.share(here, t) >= _FREQUENT]  # fmt: skip
+                if t in world.askable and t not in kept and world.share(here, t) >= _FREQUENT
+                and not clashes(world.all_names(here), world.all_names(t))]  # fmt: skip
     if word == "has_inheritance":
         return [m for m in step(world, here, word) if world.graph.ids[m] in MODES]
     if word == "class_includes":
@@ -155,7 +156,12 @@ def _targets(world: World, word: str, disease: int, here: int) -> list[int]:
 
 
 def _told_apart(world: World, first: int, second: int) -> bool:
-    return world.graph.types[second] == "disease" and not clashes(world.all_names(first), world.all_names(second))
+    """True when two diseases of a gene are surely two: neither kin nor alike by name or by findings."""
+    if world.graph.types[second] != "disease" or second in world.kin(first) or first in world.kin(second):
+        return False
+    if dict(world.nearest(first)).get(second, 0.0) >= _SIMILAR:
+        return False
+    return not clashes(world.all_names(first), world.all_names(second))
 
 
 # --- what makes an option wrong ---------------------------------------------------------------------------------------
@@ -253,9 +259,12 @@ def _no_disorder(world: World, disease: int, other: int) -> Ruling | None:
 
 
 def _no_mode(world: World, disease: int, gene: int | None, mode: int) -> Ruling | None:
-    carriers = set(world.kin(disease)) | set(step(world, gene, "gene_associated_with") if gene is not None else ())
-    known = {m for d in carriers for m in step(world, d, "has_inheritance")}
-    known |= {m for d in carriers for m in world.disputed.get("has_inheritance", {}).get(d, ())}
+    known: set[int] = set()
+    for carrier in {disease, *(step(world, gene, "gene_associated_with") if gene is not None else ())}:
+        stated = {m for d in world.kin(carrier) for m in step(world, d, "has_inheritance")}
+        if not stated:
+            return None
+        known |= stated.union(*(world.disputed.get("has_inheritance", {}).get(d, ()) for d in world.kin(carrier)))
     if any(world.related(mode, m) for m in known):
         return None
     own = step(world, disease, "has_inheritance")

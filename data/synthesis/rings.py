@@ -199,7 +199,7 @@ class RingMaker:
             if visible is None:
                 return None
             rulings = {other.answer: self._rulings(form, item, other, visible) for other in others}
-            if not all(rulings.values()):
+            if not all(rulings.values()) or not self._holds_for_all(form, item, others, visible):
                 return None
             options = [each.answer for each in ring]
             rng.shuffle(options)
@@ -250,6 +250,20 @@ class RingMaker:
                 return None
         rng.shuffle(chosen)
         return tuple(chosen)
+
+    def _holds_for_all(self, form: Form, item: Item, others: Sequence[Item], visible: Sequence[int]) -> bool:
+        """True when answer and options are what they are for every disease that has all that is visible."""
+        if form.start != "vignette" or not form.chain:
+            return True
+        world = self._world
+        for fitting in world.with_all(visible):
+            if fitting == item.disease:
+                continue
+            if fitting in item.way or not all(false_for(world, form, fitting, None, o.answer) for o in others):
+                return False
+            if "gene_associated_with" in form.chain and fitting not in world.kin(item.disease):
+                return False
+        return True
 
     def _take(self, term: int, chosen: list[int]) -> None:
         if all(not self._world.related(term, known) for known in chosen):

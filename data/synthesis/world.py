@@ -7,6 +7,8 @@ well be true (unsure). Only what is denied or absent may make an option wrong. U
 - a term above, below or beside (a common parent with) a finding of the disease, of its subtypes, its supertypes or its
   family (entries with the same base name);
 - a finding that a fair share of the most similar diseases have: an edge that the features make likely;
+- a finding without a place in an ontology: nobody can say what lies above or beside it;
+- a finding that inferred facets speak of, in a disease that has such facets: some of them are lost on the way;
 - anything disputed, and anything about a disease of which little is known.
 """
 
@@ -88,7 +90,12 @@ class World(Facts):
             return "denied"
         if len(self.findings(disease)) < KNOWN_FROM or not profile.parents.isdisjoint(self.parents(term)):
             return "unsure"
+        if not self.parents(term) or (term in self.inferred_terms and self._has_inferred(disease)):
+            return "unsure"
         return "unsure" if self.likely(disease, term) else "absent"
+
+    def _has_inferred(self, disease: int) -> bool:
+        return not self.inferred_diseases.isdisjoint(self.kin(disease))
 
     # --- similarity ---------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ def _entities() -> Iterator[Entity]:
         yield Entity(id=f"LAB:{i}", type="lab_test", name=_name("gram", i), synonyms=(_chinese("检", i),))
     for i in range(DISEASES * 12 + 6):
         yield Entity(id=f"HP:9{i:06d}", type="phenotype", name=_name("algia", i), synonyms=(_chinese("征", i),))
+        yield Entity(id=f"HP:8{i:06d}", type="phenotype", name=_name("pathy", i), synonyms=(_chinese("总", i),))
     words = ("Autosomal dominant inheritance", "Autosomal recessive inheritance", "X-linked inheritance")
     for mode, name, zh in zip(_MODES, words, ("显性", "隐性", "伴性"), strict=True):
         yield Entity(id=mode, type="inheritance", name=name, synonyms=(zh,))
@@ -66,6 +67,8 @@ def _edges() -> Iterator[Edge]:
         yield edge(f"DRUGBANK:{100 + i}", "in_class", f"NDFRT:{i}")
         yield edge(f"DRUGBANK:{200 + i}", "contraindicated_in", f"ORPHA:{i}")
         yield edge(f"ORPHA:{i}", "measured_by", f"LAB:{i}")
+    for i in range(DISEASES * 12 + 6):  # every finding has its own place in an ontology
+        yield edge(f"HP:9{i:06d}", "is_a", f"HP:8{i:06d}")
     for i in range(0, DISEASES, 4):  # four diseases that share their drugs, each with one that is denied
         for a, b in itertools.permutations(range(i, i + 4), 2):
             far = (b + 4) % DISEASES

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -25,7 +26,8 @@ _GENERIC = frozenset(_GENERIC_WORDS.split())
 
 
 def _norm(text: str) -> str:
-    return " ".join(re.findall(r"[a-z0-9]+", text.lower().replace("'", "")))
+    plain = unicodedata.normalize("NFKD", text.lower().replace("'", ""))
+    return " ".join(re.findall(r"[a-z0-9]+", "".join(c for c in plain if not unicodedata.combining(c))))
 
 
 def _ids(text: str) -> str:
@@ -60,6 +62,8 @@ class Raw:
     def _call(self, identifier: str, text: str) -> None:
         self.name.setdefault(identifier, text)
         self.called[_norm(text)].add(identifier)
+        if identifier.startswith("MESH:") and text.count(", ") == 1:  # "Syncope, Vasovagal"
+            self.called[_norm(" ".join(reversed(text.split(", "))))].add(identifier)
 
     def _obo(self, path: Path) -> None:
         current = ""
@@ -212,6 +216,7 @@ class Raw:
 
 _DISEASE = ("OMIM:", "ORPHA:", "DOID:", "DECIPHER:")
 _TERM = ("HP:", "MESH:", "SYMP:")
+_GENE_FORMS = ("gene_finding", "inheritance")
 
 
 class Judge:
@@ -226,7 +231,7 @@ class Judge:
 
     def _leaks(self, question: Any) -> Iterator[str]:
         stem, answer = question.stem.lower(), question.answer_text.lower()
-        if _norm(answer) in _norm(stem):
+        if f" {_norm(answer)} " in f" {_norm(stem)} ":
             yield f"stem holds the answer {answer!r}"
         for word in re.findall(r"[a-z]{7,}", answer):
             if word not in _GENERIC and word in stem:
@@ -236,17 +241,21 @@ class Judge:
         stem = f" {_norm(question.stem)} "
         for identifier in why.visible:
             if identifier.startswith(_TERM):
-                names = [n for n, ids in self._names.items() if identifier in ids]
-                words = [n for n in names if all(f" {w} " in stem for w in n.split())]
-                if not words:
+                names = self._names_of.get(identifier, ())
+                if not any(all(f" {w} " in stem for w in name.split()) for name in names):
                     yield f"visible {identifier} {self.raw.name.get(identifier)} is not in the stem"
 
     @cached_property
-    def _names(self) -> dict[str, set[str]]:
-        return {name: ids for name, ids in self.raw.called.items() if any(i.startswith(_TERM) for i in ids)}
+    def _names_of(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, ids in self.raw.called.items():
+            for identifier in ids:
+                found[identifier].append(name)
+        return found
 
     def _truth(self, question: Any, why: Any) -> Iterator[str]:
-        right = {o.label: self._is_right(o.text, question.stem, why) for o in question.options}
+        start = self._gene_diseases(question.stem) if why.form in _GENE_FORMS else self._start(why)
+        right = {o.label: self._is_right(o.text, start, why) for o in question.options}
         if not right[question.answer_label]:
             yield f"answer {question.answer_text!r} does not follow from the sources"
         for label, truth in right.items():
@@ -259,13 +268,20 @@ class Judge:
         terms = [v for v in why.visible if v.startswith(_TERM)]
         if not terms:
             return {why.disease}
-        return {d for d, profile in raw.profiles.items() if all(t in profile for t in terms)}
+        return set.intersection(*(self._having.get(t, set()) for t in terms))
 
-    def _is_right(self, text: str, stem: str, why: Any) -> bool:
+    @cached_property
+    def _having(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for disease, profile in self.raw.profiles.items():
+            for term in profile:
+                found[term].add(disease)
+        return found
+
+    def _is_right(self, text: str, start: set[str], why: Any) -> bool:
         raw, form = self.raw, why.form
         if form == "diagnosis":
             return self._fits(text, why)
-        start = self._gene_diseases(stem) if form in ("gene_finding", "inheritance") else self._start(why)
         if form in ("finding", "gene_finding", "discriminate"):
             return any(t in raw.profiles.get(m, ()) for d in start for m in raw.cluster(d) for t in self._terms(text))
         if form == "inheritance":
@@ -285,7 +301,7 @@ class Judge:
 
     def _gene_diseases(self, stem: str) -> set[str]:
         """All diseases of the gene that stands in the stem, by its symbol."""
-        symbols = [g for g in self.raw.symbols if re.search(rf"(?<![\w-]){re.escape(g)}(?![\w-])", stem)]
+        symbols = set(re.findall(r"[\w-]+", stem)) & self.raw.symbols.keys()
         return {d for s in symbols for g in self.raw.symbols[s] for d in self.raw.diseases_of_gene[g]}
 
     def _allelic(self, text: str, start: set[str], form: str) -> bool:

@@ -16,7 +16,7 @@ from data.synthesis.world import World
 _FINDINGS = {
     "HP:1": "Cataract", "HP:2": "Nuclear cataract", "HP:3": "Lens opacity of the rim", "HP:4": "Seizure",
     "HP:5": "Ataxia", "HP:6": "Deafness", "HP:7": "Scoliosis", "HP:8": "Fever", "HP:9": "Rash",
-    "SYMP:1": "Hearing loss",
+    "SYMP:1": "Hearing loss", "SYMP:2": "Sneezing",
 }  # fmt: skip
 
 
@@ -24,13 +24,13 @@ def _world(edges: Sequence[Edge] = ()) -> World:
     info = SourceInfo(name="t", version="1", licence="CC0-1.0", citation="none")
     synonyms = {"HP:6": ("Hearing loss",)}
     entities = [Entity(id=i, type="phenotype", name=n, synonyms=synonyms.get(i, ())) for i, n in _FINDINGS.items()]
-    entities.append(Entity(id="HP:0", type="phenotype", name="Eye finding"))
+    entities += [Entity(id=i, type="phenotype", name=n) for i, n in (("HP:0", "Eye finding"), ("HP:00", "Skin finding"))]
     names = {"OMIM:1": "Alpha syndrome 1", "OMIM:2": "Alpha syndrome 2", "OMIM:3": "Beta disease"}
     entities += [Entity(id=i, type="disease", name=n) for i, n in names.items()]
     facts = [("OMIM:1", t) for t in ("HP:2", "HP:4", "HP:5", "HP:6", "HP:7")] + [("OMIM:2", "HP:8"), ("OMIM:3", "HP:9")]
     rows: list[Edge] = [Edge(subject=s, predicate="has_phenotype", object=o, file="f", row=1) for s, o in facts]
     rows += [Edge(subject=s, predicate="is_a", object=o, file="f", row=1)
-             for s, o in (("HP:2", "HP:1"), ("HP:1", "HP:0"), ("HP:3", "HP:1"))]  # fmt: skip
+             for s, o in (("HP:2", "HP:1"), ("HP:1", "HP:0"), ("HP:3", "HP:1"), ("HP:9", "HP:00"))]  # fmt: skip
     return World.of(KnowledgeGraph(build([SourceBatch(info=info, records=[*entities, *rows, *edges])])))
 
 
@@ -47,6 +47,7 @@ def _status(world: World, disease: str, term: str) -> str:
         ("HP:8", "unsure"),  # a finding of the next subtype
         ("SYMP:1", "unsure"),  # a synonym of a finding, in another vocabulary
         ("HP:9", "absent"),
+        ("SYMP:2", "unsure"),  # nothing says where it belongs
     ],
 )
 def test_status(term: str, expected: str) -> None:
