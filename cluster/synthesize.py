@@ -1,15 +1,17 @@
-"""The fleming data commands of synthesis: make questions from a graph, and trace one back to the rows it rests on."""
+"""The fleming data commands: questions from a graph, one traced to the rows it rests on, the questions of a recipe."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import ConfigError, FlemingError
+from cluster.plain_errors import plain_errors
+from data.errors import ConfigError
 
 if TYPE_CHECKING:
     from data.synthesis.explain import Evidence, Explanation
@@ -36,17 +38,19 @@ def synthesize(
 ) -> None:
     """Make questions from a graph, rare diseases first. docs/synthesis.md explains forms and settings."""
     started = time.monotonic()
-    try:
+    with plain_errors():
         config = _config(graph, overrides or [])
         from data.synthesis.run import synthesize as make
-        from data.synthesis.store import write
+        from data.synthesis.store import require_writable, write
 
+        require_writable(out)
         made, report = make(config)
         write(made, report, out)
-    except FlemingError as error:
-        _fail(error)
     console = Console(highlight=False)
     _print_report(console, report)
+    if report["questions"] < config.questions:
+        said = f"note: {config.questions:,} questions were asked for; this graph gives no more with these settings"
+        console.print(said, markup=False, soft_wrap=True)
     console.print(
         f"written to {out} in {time.monotonic() - started:.0f} s; trace one: fleming data show ID", soft_wrap=True
     )
@@ -60,18 +64,34 @@ def show(
     ] = DEFAULT,
 ) -> None:
     """A question, why its answer is right and the others wrong, and the rows of the source files that say so."""
-    try:
+    with plain_errors():
         from data.synthesis.store import find
 
         traced = find(questions, question)
-    except FlemingError as error:
-        _fail(error)
     _print_question(Console(highlight=False), traced)
 
 
-def _fail(error: FlemingError) -> Any:
-    Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-    raise typer.Exit(1) from None
+@data_app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="a recipe; its data.questions say what to build", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="folder or URI for questions.parquet")] = DEFAULT,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="override one key of the recipe (repeat as needed)"),
+    ] = None,
+) -> None:
+    """Build the questions of a recipe once, as a run would, for many runs to read (data.questions.source: parquet)."""
+    from cluster.config import load_recipe
+    from data.build import build_questions
+
+    with plain_errors():
+        counts = build_questions(load_recipe(recipe, overrides).data.questions, out)
+    place = f"{out.rstrip('/')}/questions.parquet"
+    said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    console = Console(highlight=False)
+    console.print(f"questions by split: {said}", markup=False, soft_wrap=True)
+    console.print(f"written to {place}; in a recipe: data.questions: {{source: parquet, path: {place}}}",
+                  markup=False, soft_wrap=True)  # fmt: skip
 
 
 def _config(graph: str, overrides: list[str]) -> Any:

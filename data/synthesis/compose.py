@@ -9,7 +9,7 @@ from data.records import Option, Provenance, Question
 from data.synthesis.explain import Explanation, evidence, path_of, reason
 from data.synthesis.forms import Triple
 from data.synthesis.rings import Item, Ring
-from data.synthesis.wording import name_in, speakable, word
+from data.synthesis.wording import name_in, option_text, speakable, word
 from data.synthesis.words import chinese
 from data.synthesis.world import World
 
@@ -20,6 +20,7 @@ _SENTENCES = {
     "associated_with_gene": ("{s} is associated with the gene {o}.", "{s} is not associated with the gene {o}."),
     "has_inheritance": ("{s} is inherited in this way: {o}.", "{s} is not inherited in this way: {o}."),
     "treats": ("{s} is indicated in {o}.", "{s} has no indication in {o}."),
+    "palliates": ("{s} eases {o}.", "{s} does not ease {o}."),
     "in_class": ("{s} belongs to the class: {o}.", "{s} does not belong to the class: {o}."),
     "measured_by": ("{s} is confirmed by {o}.", "{s} is not confirmed by {o}."),
     "contraindicated_in": ("{s} is contraindicated in {o}.", "{s} is not contraindicated in {o}."),
@@ -29,6 +30,7 @@ _SENTENCES_ZH = {
     "associated_with_gene": ("{s}与基因{o}相关。", "{s}与基因{o}无关。"),
     "has_inheritance": ("{s}的遗传方式为{o}。", "{s}的遗传方式不是{o}。"),
     "treats": ("{s}可治疗{o}。", "{s}不适用于{o}。"),
+    "palliates": ("{s}可缓解{o}。", "{s}不能缓解{o}。"),
     "in_class": ("{s}属于{o}。", "{s}不属于{o}。"),
     "measured_by": ("{s}可用{o}确诊。", "{s}不能用{o}确诊。"),
     "contraindicated_in": ("{s}禁用于{o}。", "{s}不禁用于{o}。"),
@@ -86,7 +88,7 @@ def _question(world: World, ring: Ring, item: Item, stem: str, split: str, langu
         language=language,
         stem=stem,
         options=tuple(
-            Option(label=label, text=name_in(world, node, language))
+            Option(label=label, text=option_text(world, node, language))
             for label, node in zip(labels, item.options, strict=True)
         ),
         answer_label=labels[item.options.index(item.answer)],

@@ -25,7 +25,7 @@ _VAGUE = "MESH:"
 _MENDELIAN = ("OMIM:", "ORPHA:", "DECIPHER:")
 _COMMON_SOURCES = ("hetionet", "indications")
 _LOOSE_SOURCES = ("hetionet", "primekg")
-"""Their genes of a disease are risk loci too, their symptoms co-mentions: true, but neither the cause nor the picture."""
+"""Their genes of a disease are risk loci too, their symptoms co-mentions: true, but neither cause nor picture."""
 _INFERRED_SOURCE = "disease_ontology"
 """Its facets are inferred, and the importer loses some: what it does not say of a disease is no sign of absence."""
 _MOST_REMEMBERED = 400_000

@@ -156,12 +156,15 @@ def _targets(world: World, word: str, disease: int, here: int) -> list[int]:
 
 
 def _told_apart(world: World, first: int, second: int) -> bool:
-    """True when two diseases of a gene are surely two: neither kin nor alike by name or by findings."""
+    """True when two diseases of a gene are two: neither kin nor alike by name."""
     if world.graph.types[second] != "disease" or second in world.kin(first) or first in world.kin(second):
         return False
-    if dict(world.nearest(first)).get(second, 0.0) >= _SIMILAR:
-        return False
     return not clashes(world.all_names(first), world.all_names(second))
+
+
+def alike(world: World, first: int, second: int) -> bool:
+    """True when two diseases share so many findings that they may be one under two names."""
+    return dict(world.nearest(first)).get(second, 0.0) >= _SIMILAR
 
 
 # --- what makes an option wrong ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from data.synthesis.forms import Form, Ruling, chains, denial, false_for, genes_of, step
+from data.synthesis.forms import Form, Ruling, alike, chains, denial, false_for, genes_of, step
 from data.synthesis.words import clashes, leaks
 from data.synthesis.world import World
 
@@ -93,7 +93,9 @@ class RingMaker:
         types = world.graph.types
         kept: dict[int, list[tuple[int, ...]]] = {}
         for answer, ways in chains(world, form, disease).items():
-            inside = [w for w in ways if all(types[n] != "disease" or n in members for n in w)]
+            others = {n for way in ways for n in way if types[n] == "disease"}
+            kept_out = {n for n in others if n not in members or alike(world, disease, n)}
+            inside = [way for way in ways if kept_out.isdisjoint(way)]
             if inside and not (form.start == "named" and leaks(world.all_names(answer), world.readable(disease))):
                 kept[answer] = inside
         return kept
@@ -230,6 +232,9 @@ class RingMaker:
             t for t in sorted(world.findings(item.disease))
             if t in world.askable and world.share(item.disease, t) >= _FREQUENT and not leaks(hidden, world.readable(t))
         ]  # fmt: skip
+        firm = [t for t in pool if world.firm("has_phenotype", item.disease, t)]
+        if len(firm) > _LEAST_VISIBLE:  # symptoms that are only mentioned beside the disease make odd patients
+            pool = firm
         rng.shuffle(pool)
         states = {t: [world.status(other.disease, t) for other in others] for t in pool[:24]}
         pool = pool[:24]

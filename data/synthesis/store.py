@@ -22,6 +22,7 @@ from data.synthesis.explain import Explanation
 from data.tables import read_parquet, to_table
 
 QUESTIONS, EXPLANATIONS, REPORT = "questions.parquet", "explanations.parquet", "report.json"
+_PROBE = ".fleming-writable"
 _SCHEMA = pa.schema([pa.field(n, pa.string(), nullable=False) for n in ("question_id", "form", "ring", "explanation")])
 
 
@@ -31,6 +32,17 @@ class Traced:
 
     question: Question
     explanation: Explanation
+
+
+def require_writable(location: str) -> None:
+    """Refuse a place before the work rather than after it.
+
+    Raises:
+        SetupError: nothing can be written there.
+    """
+    storage = Storage.open(location)
+    storage.write(_PROBE, b"")
+    storage.delete(_PROBE)
 
 
 def write(made: Sequence[Made], report: dict[str, Any], location: str) -> None:

@@ -35,8 +35,8 @@ ENGLISH: Mapping[str, tuple[str, ...]] = {
     ),
     "drug": (
         "Which of these drugs is used to treat {disease}?",
-        "A patient has {disease}. Which drug has an established disease-modifying indication?",
-        "Which of the following is a disease-modifying treatment of {disease}?",
+        "A patient has {disease}. Which of these drugs has an established indication?",
+        "Which of the following is a treatment of {disease}?",
     ),
     "drug_vignette": (
         "{vignette} Which drug is an established treatment of the most likely condition?",
@@ -47,12 +47,12 @@ ENGLISH: Mapping[str, tuple[str, ...]] = {
         "All of these drugs but one are indicated in {disease}. Which one is not?",
     ),
     "mechanism": (
-        "A drug that treats {disease} belongs to which pharmacologic class?",
-        "Which pharmacologic class or action includes a drug that is used to treat {disease}?",
+        "Which pharmacologic class, action or effect is that of a drug used to treat {disease}?",
+        "One of these classes, actions or effects is that of a drug given for {disease}. Which one?",
     ),
     "mechanism_vignette": (
-        "{vignette} A drug for the most likely condition belongs to which pharmacologic class?",
-        "{vignette} Which pharmacologic class or action includes a treatment of this patient's disease?",
+        "{vignette} Which pharmacologic class, action or effect is that of a drug for the most likely condition?",
+        "{vignette} Which class, action or effect is that of a drug used to treat this patient's disease?",
     ),
     "allelic": (
         "{vignette} The gene behind this patient's condition is also associated with which other disorder?",

@@ -28,6 +28,7 @@ _AGES: dict[str, tuple[int, int, str]] = {
 }  # fmt: skip
 _COURSE = {"HP:0003577": "present since birth", "HP:0003623": "noticed in the first weeks of life"}
 _LAY_SHARE = 0.3
+_WORD_OF_LETTERS = re.compile(r"[a-z]{3,}(?:[-/][A-Za-z]+)*,?")
 _GRADES = frozenset({"mild", "moderate", "severe", "profound", "borderline", "progressive"})
 
 
@@ -93,6 +94,18 @@ def _finding(world: World, term: int, hidden: Sequence[str], language: str, rng:
     return _lower(world.readable(term))
 
 
+def option_text(world: World, node: int, language: str) -> str:
+    """A name as it stands for an option: one way of writing for all, whichever source the name is from.
+
+    Examples: "muscle pain" -> "Muscle pain", "Valproic Acid" (a drug) -> "Valproic acid".
+    """
+    name = name_in(world, node, language)
+    head, _, rest = name.partition(" ")
+    if world.graph.types[node] == "drug" and rest and all(w[:1].isupper() and w[1:].islower() for w in name.split()):
+        return f"{head} {rest.lower()}"
+    return name[:1].upper() + name[1:] if _WORD_OF_LETTERS.fullmatch(head) else name
+
+
 def _lower(name: str) -> str:
     """A name as it stands inside a sentence. Examples: "EEG abnormality" stays, "Ataxia, mild" -> "mild ataxia"."""
     head, comma, grade = name.partition(", ")
@@ -101,11 +114,17 @@ def _lower(name: str) -> str:
     words = name.split(" ")
     if len(words) > 1 and all(w[:1].isupper() and w[1:].islower() for w in words):  # Title Case, as MeSH writes
         return name.lower()
+    if all(part[:1].isupper() and part[1:].islower() for part in words[0].split("/")):  # "Aplasia/Hypoplasia"
+        return f"{words[0].lower()}{name[len(words[0]) :]}"
     return name[0].lower() + name[1:] if words[0][1:].islower() or words[0][1:] == "" else name
 
 
 def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    """A list in a sentence. Where an item has a comma or an "and" of its own, semicolons keep the items apart."""
+    if len(texts) == 1:
+        return texts[0]
+    joint = "; " if any(mark in text for text in texts for mark in (", ", " and ", " or ")) else ", "
+    return f"{joint.join(texts[:-1])}{';' if joint == '; ' else ''} and {texts[-1]}"
 
 
 def _person(world: World, item: Item, rng: random.Random) -> tuple[str, str]:

@@ -264,7 +264,6 @@ class Judge:
 
     def _start(self, why: Any) -> set[str]:
         """The diseases that the visible part may speak of."""
-        raw = self.raw
         terms = [v for v in why.visible if v.startswith(_TERM)]
         if not terms:
             return {why.disease}

@@ -24,7 +24,9 @@ def _world(edges: Sequence[Edge] = ()) -> World:
     info = SourceInfo(name="t", version="1", licence="CC0-1.0", citation="none")
     synonyms = {"HP:6": ("Hearing loss",)}
     entities = [Entity(id=i, type="phenotype", name=n, synonyms=synonyms.get(i, ())) for i, n in _FINDINGS.items()]
-    entities += [Entity(id=i, type="phenotype", name=n) for i, n in (("HP:0", "Eye finding"), ("HP:00", "Skin finding"))]
+    entities += [
+        Entity(id=i, type="phenotype", name=n) for i, n in (("HP:0", "Eye finding"), ("HP:00", "Skin finding"))
+    ]
     names = {"OMIM:1": "Alpha syndrome 1", "OMIM:2": "Alpha syndrome 2", "OMIM:3": "Beta disease"}
     entities += [Entity(id=i, type="disease", name=n) for i, n in names.items()]
     facts = [("OMIM:1", t) for t in ("HP:2", "HP:4", "HP:5", "HP:6", "HP:7")] + [("OMIM:2", "HP:8"), ("OMIM:3", "HP:9")]
