@@ -1,0 +1,30 @@
+"""The questions of a recipe, made once and kept as Parquet for many runs to read."""
+
+from __future__ import annotations
+
+import io
+
+from data.config import QuestionSourceConfig
+from data.load import load_questions
+from data.records import Question
+from data.storage import Storage
+from data.tables import to_table, write_parquet
+
+QUESTIONS = "questions.parquet"
+
+
+def build_questions(config: QuestionSourceConfig, location: str) -> dict[str, int]:
+    """Write the questions of all splits into a folder or URI; how many each split has.
+
+    The order is that in which a run would have them, so a run that reads the file draws the same questions.
+
+    Raises:
+        DataError: see `data.load.load_questions`.
+        SetupError: the place cannot be written.
+    """
+    splits = load_questions(config)
+    by_split = {"train": splits.train, "held_out": splits.held_out, "warm_up": splits.warm_up}
+    sink = io.BytesIO()
+    write_parquet(to_table([q for questions in by_split.values() for q in questions], Question), sink)
+    Storage.open(location).write(QUESTIONS, sink.getvalue())
+    return {split: len(questions) for split, questions in by_split.items()}
