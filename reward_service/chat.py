@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from typing import Any
 
 import httpx
+
+_MOST_BYTES = 1 << 20
+"""A reply of more is no reply: a server that never ends its sentence must not fill the memory."""
 
 
 class ChatError(Exception):
@@ -29,6 +34,7 @@ class ChatClient:
     ) -> None:
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model
+        self._timeout_s = timeout_s
         key = os.environ.get(api_key_env, "") if api_key_env else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Without trust_env: a proxy of the environment must not see what is asked.
@@ -48,9 +54,21 @@ class ChatClient:
             "max_tokens": max_tokens,
         }
         try:
-            reply = self._client.post(self._url, json=body)
-            reply.raise_for_status()
-            said: Any = reply.json()["choices"][0]["message"]["content"]
+            said: Any = json.loads(self._body(body))["choices"][0]["message"]["content"]
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             raise ChatError(f"{type(error).__name__}: {str(error)[:160]}") from error
         return said if isinstance(said, str) else ""
+
+    def _body(self, body: dict[str, Any]) -> bytes:
+        """The bytes of a reply, whole within the time-out: a server that sends a byte now and then is cut off too."""
+        ends = time.monotonic() + self._timeout_s
+        received = bytearray()
+        with self._client.stream("POST", self._url, json=body) as reply:
+            reply.raise_for_status()
+            for part in reply.iter_bytes():
+                received += part
+                if len(received) > _MOST_BYTES:
+                    raise ValueError(f"the reply is larger than {_MOST_BYTES} bytes")
+                if time.monotonic() > ends:
+                    raise ValueError(f"the reply was not whole within {self._timeout_s:g} s")
+        return bytes(received)

@@ -8,11 +8,12 @@ other entity of the graph may appear; and no telling word of any option.
 from __future__ import annotations
 
 import re
+import threading
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
-
-import httpx
 
 from data.errors import DataError
 from data.synthesis.compose import Made
@@ -20,6 +21,10 @@ from data.synthesis.config import RewriterConfig
 from data.synthesis.words import leaks
 from reward_service.chat import ChatClient, ChatError
 
+_AT_ONCE = 16
+"""Requests under way: servers batch them."""
+_GIVE_UP = 8
+"""Requests without a reply, one after the other, after which a rewriter is asked no more."""
 PROMPT = """Rewrite the exam question below in other words, as a clinician would write it. Keep every one of these \
 phrases exactly as it is: {phrases}. Add no fact, no number and no name. Do not hint at the answer. Reply with the \
 rewritten question and nothing else.
@@ -51,13 +56,11 @@ class Rewriter(Protocol):
 
 
 class EndpointRewriter:
-    """A `Rewriter` over an OpenAI-compatible endpoint (``POST /chat/completions``)."""
+    """A `Rewriter` over an OpenAI-compatible endpoint."""
 
-    def __init__(self, config: RewriterConfig, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, config: RewriterConfig) -> None:
         self._config = config
-        self._chat = ChatClient(
-            config.url, config.model, timeout_s=config.timeout_s, api_key_env=config.api_key_env, transport=transport
-        )
+        self._chat = ChatClient(config.url, config.model, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
 
     def complete(self, prompt: str, seed: int) -> str:
         try:
@@ -101,40 +104,80 @@ def _without(text: str, phrases: Sequence[str]) -> str:
     return text
 
 
+class _Patience:
+    """Asks a rewriter until it has failed too often in a row. Threads share it."""
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self._rewriter = rewriter
+        self._lock = threading.Lock()
+        self._answered = False
+        self._misses = 0
+        self._last: DataError | None = None
+
+    def complete(self, prompt: str, seed: int) -> str | None:
+        """A reply, or None for none."""
+        if self._misses >= _GIVE_UP:
+            return None
+        try:
+            text = self._rewriter.complete(prompt, seed)
+        except DataError as error:
+            with self._lock:
+                self._misses += 1
+                self._last = error
+            return None
+        with self._lock:
+            self._answered, self._misses = True, 0
+        return text
+
+    def require_an_answer(self) -> None:
+        """Raise the last `DataError` of a rewriter that never answered."""
+        if self._last is not None and not self._answered:
+            raise self._last
+
+
 def rewrite(made: Sequence[Made], rewriter: Rewriter, *, attempts: int, seed: int) -> tuple[list[Made], dict[str, int]]:
     """Word questions anew where a rewrite passes, their twins alike; and how often which fault was met.
 
+    What gets no reply keeps its template. A rewriter that stops answering is asked no more; what it has worded stays.
+
     Raises:
-        DataError: the rewriter does not answer.
+        DataError: the rewriter does not answer at all.
     """
-    counts: dict[str, int] = {"kept": 0, "refused": 0}
+    patience = _Patience(rewriter)
+    closed = [one for one in made if not one.explanation.twin_of]
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        results = list(threads.map(lambda one: _rewritten(one, patience, attempts, seed), closed))
+    patience.require_an_answer()
+    counts: Counter[str] = Counter(kept=0, refused=0)
     now: dict[str, Made] = {}
+    for one, (done, faults) in zip(closed, results, strict=True):
+        counts["kept" if done else "refused"] += 1
+        counts.update(f"fault: {fault}" for fault in faults)
+        now[one.question.id] = done or one
     out: list[Made] = []
     for one in made:
         twin_of = one.explanation.twin_of
-        if twin_of:
-            closed = now[twin_of]
-            changed = closed.question.id != twin_of
-            out.append(_with_stem(one, closed.question.stem, closed.question.id) if changed else one)
-            continue
-        done = _rewritten(one, rewriter, attempts, seed, counts)
-        counts["kept" if done else "refused"] += 1
-        now[one.question.id] = done or one
-        out.append(done or one)
-    return out, counts
+        question = now[twin_of or one.question.id].question
+        if not twin_of:
+            out.append(now[one.question.id])
+        else:
+            out.append(one if question.id == twin_of else _with_stem(one, question.stem, question.id))
+    return out, dict(sorted(counts.items()))
 
 
-def _rewritten(one: Made, rewriter: Rewriter, attempts: int, seed: int, counts: dict[str, int]) -> Made | None:
+def _rewritten(one: Made, patience: _Patience, attempts: int, seed: int) -> tuple[Made | None, list[str]]:
+    """The question with a rewrite that passed, or None; and the faults of those that did not."""
     phrases = "; ".join(f'"{phrase}"' for phrase in one.shown) or "none"
     prompt = PROMPT.format(phrases=phrases, stem=one.question.stem)
+    faults: list[str] = []
     for attempt in range(attempts):
-        text = " ".join(rewriter.complete(prompt, seed + attempt).split())
-        wrong = fault(one, text)
+        reply = patience.complete(prompt, seed + attempt)
+        text = " ".join((reply or "").split())
+        wrong = "no reply" if reply is None else fault(one, text)
         if not wrong and text != one.question.stem:
-            return _with_stem(one, text, "")
-        kind = f"fault: {wrong.partition(':')[0] or 'unchanged'}"
-        counts[kind] = counts.get(kind, 0) + 1
-    return None
+            return _with_stem(one, text, ""), faults
+        faults.append(wrong.partition(":")[0] or "unchanged")
+    return None, faults
 
 
 def _with_stem(one: Made, stem: str, twin_of: str) -> Made:

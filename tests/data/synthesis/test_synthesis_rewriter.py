@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,6 +90,38 @@ def test_bad_rewrites_leave_the_template(made: list[Made]) -> None:
 def test_a_dead_server_is_named(made: list[Made]) -> None:
     with served(lambda _: None) as (url, _), pytest.raises(DataError, match="did not answer"):
         rewrite(made, EndpointRewriter(RewriterConfig(url=url, model="m")), attempts=1, seed=0)
+
+
+def _late(_: str) -> str:
+    time.sleep(1.5)
+    return "late"
+
+
+def test_a_server_that_hangs_or_floods_leaves_the_template(made: list[Made]) -> None:
+    for answer in (_late, lambda _: "x" * (2 << 20)):
+        with served(answer) as (url, seen), pytest.raises(DataError, match="did not answer"):
+            rewrite(made, EndpointRewriter(RewriterConfig(url=url, model="m", timeout_s=0.4)), attempts=2, seed=0)
+        assert len(seen) <= 24  # asked at once, and then no more
+    with served(lambda _: "x" * (1 << 19)) as (url, _):
+        out, counts = rewrite(made, EndpointRewriter(RewriterConfig(url=url, model="m")), attempts=1, seed=0)
+    assert out == list(made) and counts["fault: empty or far too long"] == counts["refused"]
+
+
+def test_a_server_that_stops_answering_loses_nothing(made: list[Made]) -> None:
+    left = iter(range(3))
+    with served(lambda prompt: _reworded(prompt) if next(left, None) is not None else None) as (url, _):
+        out, counts = rewrite(made, EndpointRewriter(RewriterConfig(url=url, model="m")), attempts=2, seed=0)
+    assert len(out) == len(made)
+    assert counts["kept"] >= 1 and counts["fault: no reply"] >= 1
+    assert counts["kept"] + counts["refused"] == sum(not one.explanation.twin_of for one in made)
+
+
+def test_a_server_that_tells_the_answer_is_refused(made: list[Made]) -> None:
+    answers = {one.question.stem: one.question.answer_text for one in made}
+    told = lambda prompt: f"{prompt.splitlines()[-1][:-1]} such as {answers[prompt.splitlines()[-1]]}?"  # noqa: E731
+    with served(told) as (url, _):
+        out, counts = rewrite(made, EndpointRewriter(RewriterConfig(url=url, model="m")), attempts=1, seed=0)
+    assert out == list(made) and counts["kept"] == 0
 
 
 def test_faults(made: list[Made]) -> None:
