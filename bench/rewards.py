@@ -2,7 +2,7 @@
 
     python bench/rewards.py worker            one core, no Ray: seconds
     python bench/rewards.py pool              Ray actors around worker processes
-    python bench/rewards.py http --seconds 60 Ray Serve at 1, 2 and 3 times its capacity
+    python bench/rewards.py http --seconds 60 Ray Serve at 1, 2 and 3 times its capacity (`--times 2`: at that alone)
 
 Each prints one line per figure and, with `--out FILE`, appends them as JSON lines. Verdicts per second and core are of
 CPU seconds of the measuring process: other work on the machine does not count.
@@ -205,7 +205,42 @@ async def ask_for(url: str, seconds: float, rate: float | None, clients: int, bo
     return {"sent": sent, "codes": codes, "wrong": wrong, "errors": errors, "wall": wall, "p50": median, "p99": p99}
 
 
-def bench_http(figures: list[dict[str, Any]], seconds: float, pending: int) -> None:
+def service_cpu() -> dict[str, float]:
+    """CPU seconds so far of the processes of the service: Serve's proxy, the replicas, their workers."""
+    import psutil
+
+    seconds: dict[str, float] = {"proxy": 0.0, "replica": 0.0, "worker": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            said, spent = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.Error:
+            continue
+        for name, mark in (("proxy", "ray::ProxyActor"), ("replica", "ray::ServeReplica"), ("worker", "-m reward_")):
+            seconds[name] += spent.user + spent.system if mark in said else 0.0
+    return seconds
+
+
+def load(figures: list[dict[str, Any]], url: str, seconds: float, rate: float, name: str, body: bytes) -> None:
+    """Ask at a rate for a time, and say what came of it, and what it cost whom."""
+    own, before = time.process_time(), service_cpu()
+    told = asyncio.run(ask_for(url, seconds, rate, 0, body))
+    own, spent = time.process_time() - own, {k: v - before[k] for k, v in service_cpu().items()}
+    answered = sum(told["codes"].values())
+    fine = told["codes"].get(200, 0)
+    refused = told["codes"].get(429, 0)
+    say(figures, f"{name}: asked", told["sent"] / seconds, "requests per s")
+    say(figures, f"{name}: answered 200", fine / told["wall"], "requests per s")
+    say(figures, f"{name}: p50 of 200", 1e3 * told["p50"], "ms")
+    say(figures, f"{name}: p99 of 200", 1e3 * told["p99"], "ms")
+    say(figures, f"{name}: answered 429", refused, "requests")
+    say(figures, f"{name}: other status", answered - fine - refused, "requests")
+    say(figures, f"{name}: without an answer {told['errors'] or ''}".rstrip(), told["sent"] - answered, "requests")
+    say(figures, f"{name}: wrong score", told["wrong"], "requests")
+    for who, cost in {"load generator": own, **spent}.items():
+        say(figures, f"{name}: CPU of the {who}", cost / told["wall"], "cores")
+
+
+def bench_http(figures: list[dict[str, Any]], seconds: float, pending: int, times: list[int]) -> None:
     import ray
     from ray import serve
 
@@ -225,27 +260,16 @@ def bench_http(figures: list[dict[str, Any]], seconds: float, pending: int) -> N
     try:
         deploy(ServiceConfig(port=port, max_pending_requests=pending, cpus_per_replica=1), RewardConfig(), "")
         asyncio.run(ask_for(url, 5, None, 8, body))
+        own, before = time.process_time(), service_cpu()
         found = asyncio.run(ask_for(url, min(seconds, 15), None, max(2, pending // 2), body))
-        capacity = found["codes"].get(200, 0) / found["wall"]
+        own, spent = time.process_time() - own, {k: v - before[k] for k, v in service_cpu().items()}
+        fine = found["codes"].get(200, 0)
+        capacity = fine / found["wall"]
         say(figures, f"http, {max(2, pending // 2)} clients in a closed loop (capacity)", capacity, "requests per s")
-        for times in (1, 2, 3):
-            told = asyncio.run(ask_for(url, seconds, times * capacity, 0, body))
-            answered = sum(told["codes"].values())
-            name = f"http at {times} x capacity, {seconds:g} s"
-            say(figures, f"{name}: asked", told["sent"] / seconds, "requests per s")
-            say(figures, f"{name}: answered 200", told["codes"].get(200, 0) / told["wall"], "requests per s")
-            say(figures, f"{name}: p50 of 200", 1e3 * told["p50"], "ms")
-            say(figures, f"{name}: p99 of 200", 1e3 * told["p99"], "ms")
-            say(figures, f"{name}: answered 429", told["codes"].get(429, 0), "requests")
-            others = answered - told["codes"].get(200, 0) - told["codes"].get(429, 0)
-            say(figures, f"{name}: other status", others, "requests")
-            say(
-                figures,
-                f"{name}: without an answer {told['errors'] or ''}".rstrip(),
-                told["sent"] - answered,
-                "requests",
-            )
-            say(figures, f"{name}: wrong score", told["wrong"], "requests")
+        for who, cost in {"load generator": own, **spent}.items():
+            say(figures, f"http at capacity: CPU of the {who} per request", 1e3 * cost / fine, "ms")
+        for factor in times:
+            load(figures, url, seconds, factor * capacity, f"http at {factor} x capacity, {seconds:g} s", body)
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -255,6 +279,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["worker", "pool", "http", "all"], nargs="?", default="worker")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each load of http")
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 3], help="loads of http, in capacities")
     parser.add_argument("--pending", type=int, default=32, help="requests that a replica takes at once")
     parser.add_argument("--actors", type=int, default=1, help="reward actors of pool")
     parser.add_argument("--out", type=Path, help="append the figures as JSON lines")
@@ -268,7 +293,7 @@ def main() -> int:
     if args.what in ("pool", "all"):
         asyncio.run(bench_pool(figures, args.actors))
     if args.what in ("http", "all"):
-        bench_http(figures, args.seconds, args.pending)
+        bench_http(figures, args.seconds, args.pending, args.times)
     if args.out:
         with args.out.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(figure) + "\n" for figure in figures)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from reward_service.config import RewardConfig, ServiceConfig
-from reward_service.http_app import create_app
 from tests.data.examples import MARFAN
+from tests.reward_service.serving import client_of_the_document, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -31,31 +25,8 @@ QUESTION = {
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """The application of one replica under uvicorn; Serve around it has its own test (test_reward_http.py)."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        app = create_app(ServiceConfig(), RewardConfig(), token=TOKEN)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
-
-
-def client_of_the_document(checkout: Path, url: str) -> Callable[..., Any]:
-    """The TRL client as it stands in docs/rewards.md, with this test's address and token."""
-    page = (checkout / "docs" / "rewards.md").read_text(encoding="utf-8")
-    match = re.search(r"### TRL\n.*?```python\n(.*?)```", page, re.DOTALL)
-    assert match is not None
-    code = match[1].replace("http://127.0.0.1:8700", url)
-    code = code.replace("timeout=60.0", f'timeout=60.0, headers={{"authorization": "Bearer {TOKEN}"}}')
-    namespace: dict[str, Any] = {}
-    exec(compile(code, "docs/rewards.md", "exec"), namespace)
-    found: Callable[..., Any] = namespace["fleming_reward"]
-    return found
+    with serving(token=TOKEN) as address:
+        yield address
 
 
 def test_trl_trains_with_the_client_of_the_document(checkout: Path, url: str, tmp_path: Path) -> None:
@@ -66,7 +37,7 @@ def test_trl_trains_with_the_client_of_the_document(checkout: Path, url: str, tm
     from learner.config import TinyPolicyConfig
     from learner.tiny_policy import build_tiny_policy
 
-    reward = client_of_the_document(checkout, url)
+    reward = client_of_the_document(checkout, "TRL", url, TOKEN)["fleming_reward"]
     paid: list[float | None] = []
 
     def recorded(**inputs: Any) -> Any:

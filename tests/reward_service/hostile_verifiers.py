@@ -19,6 +19,9 @@ def obey(question: Question, answer: str) -> object:
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "fleming-grandchild"])
         while True:
             time.sleep(3600)
+    if command == "wait":  # slow, and honest: "wait 0.2 stroke"
+        _, seconds, answer = answer.split(" ", 2)
+        time.sleep(float(seconds))
     if command == "spin":
         while True:
             pass
