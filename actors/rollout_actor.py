@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.config import RolloutConfig
 from actors.engine import RolloutEngine
+from data.code import check_code, code_hash
 from data.errors import EngineError, FlemingError
 from data.records import Completion
 from data.storage import local_copy
@@ -28,9 +29,12 @@ class RolloutActor:
     """
 
     def __init__(self, name: str, config: RolloutConfig, model_dir: str, seed: int, max_model_len: int) -> None:
+        self._name = name
         self._engine = RolloutEngine(config, local_copy(model_dir), seed=seed, max_model_len=max_model_len, name=name)
 
-    async def start(self) -> EngineStats:
+    async def start(self, code: str) -> EngineStats:
+        """Bring the engine up, unless this process has other code than the driver, whose hash is ``code``."""
+        check_code(code, self._name)
         await self._engine.start()
         return self._engine.stats()
 
@@ -77,7 +81,7 @@ class RayRollouts:
         self.handle = handle
 
     async def start(self) -> EngineStats:
-        return await self._call(self.handle.start.remote())
+        return await self._call(self.handle.start.remote(code_hash()))
 
     async def sample(self, request: SampleRequest) -> Completion:
         return await self._call(self.handle.sample.remote(request))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster.arguments import RecipeArgument, SetOption
 from cluster.graph import graph_app
 from cluster.monitoring.commands import dashboards_app, watch
 from cluster.plain_errors import plain_errors
 from cluster.score import score
 from cluster.serve import serve_app
+from cluster.submit import jobs, logs, resume, stop, submit
 from cluster.synthesize import data_app
 
 app = typer.Typer(
@@ -30,16 +31,8 @@ app.add_typer(serve_app)
 app.add_typer(data_app)
 app.add_typer(dashboards_app)
 app.command()(watch)
-
-RecipeArgument = Annotated[
-    Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="override one key, for instance --set loop.steps=20 (repeat as needed)"
-    ),
-]
+for command in (submit, jobs, logs, stop, resume):
+    app.command()(command)
 
 
 @app.command()

@@ -171,9 +171,14 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     run = document.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("name", file.stem)
+    return override_recipe(document, overrides, origin=str(file))
+
+
+def override_recipe(document: dict[str, Any], overrides: list[str] | None, *, origin: str) -> Recipe:
+    """Apply ``a.b=value`` overrides to a plain mapping and validate it."""
     for override in overrides or []:
         _apply(document, override)
-    return parse_recipe(document, origin=str(file))
+    return parse_recipe(document, origin=origin)
 
 
 def parse_recipe(document: dict[str, Any], *, origin: str = "recipe") -> Recipe:

@@ -35,6 +35,7 @@ from cluster.monitoring.pulse import LoopState
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
 from cluster.step_metrics import fate_metrics, rollout_metrics, rollout_rows
+from data.code import code_hash
 from data.errors import NoSignalError
 from data.tables import RolloutRow, rollout_table
 from data.wire import CheckpointSaved, RestorePoint, Sampler, SamplingSpec, Scorer, StepDone, TrainStep, WeightUpdate
@@ -118,6 +119,8 @@ class Controller:
             EngineError: a half failed for good.
         """
         await self._parts.learner.started()
+        ranks = [f"learner rank {rank}" for rank in range(self._recipe.learner.ranks)]
+        self._parts.store.write_event("code_loaded", code=code_hash(), parts=ranks)
         while True:
             try:
                 await self._restore()

@@ -36,6 +36,7 @@ from cluster.run_store import RunStore
 from cluster.session import Session, ray_session
 from cluster.starting import Attempt, check_model, check_start
 from cluster.summary import print_summary
+from data.code import code_hash
 from data.errors import EngineError
 from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
@@ -66,6 +67,8 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
         if session.dashboard:
             reporter.line(f"Ray      {session.dashboard}")
         attempt = Attempt.open(recipe, store)
+        if attempt.other_code:
+            reporter.line(f"code     {code_hash()}; the run began with {attempt.other_code}")
         try:
             asyncio.run(_Run(recipe, store, attempt.lease, session, reporter, splits).run())
         except BaseException as error:
@@ -131,7 +134,7 @@ class _Run:
         async with self._engines(prepared) as (pool, scorer):
             self._pulse.engines, self._pulse.rewards = pool, scorer
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._start(pool))
+                tasks.create_task(self._start(pool, scorer))
                 warm_up = tasks.create_task(self._warm_up(prepared))
             controller = await self._reinforce(prepared, pool, scorer, warm_up.result())
         self.state.enter("finished")
@@ -139,16 +142,21 @@ class _Run:
         self.store.write_views()
         print_summary(self.recipe, self.store, self.reporter, controller.evaluations, chance=prepared.chance)
 
-    async def _start(self, pool: RolloutPool) -> None:
-        """Engines time their own start; this also bounds the wait for a place on a busy cluster."""
+    async def _start(self, pool: RolloutPool, scorer: RewardPool) -> None:
+        """Engines time their own start; this also bounds the wait for a place on a busy cluster.
+
+        An actor comes up only with the driver's code; which did so is an event.
+        """
         patience = 2 * self.recipe.rollouts.start_timeout_s
         try:
-            await asyncio.wait_for(pool.start(), patience)
+            _, stats = await asyncio.wait_for(asyncio.gather(scorer.start(), pool.start()), patience)
         except TimeoutError as error:
             raise EngineError(
                 f"the rollout actors were not up within {patience:g} s",
                 remedy="is the cluster full (`ray status`)? Lower rollouts.actors or raise rollouts.start_timeout_s",
             ) from error
+        rewards = [f"reward-{index}" for index in range(len(scorer.actors))]
+        self.store.write_event("code_loaded", code=code_hash(), parts=["driver", *(s.actor for s in stats), *rewards])
 
     @contextlib.asynccontextmanager
     async def _engines(self, prepared: Prepared) -> AsyncIterator[tuple[RolloutPool, RewardPool]]:

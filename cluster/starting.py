@@ -14,14 +14,17 @@ from typing import Any
 import yaml
 
 from actors.engine_setup import read_model_files
-from cluster.config import Recipe, differences, dump_recipe, parse_recipe
+from cluster.config import Recipe, differences, dump_recipe, override_recipe, parse_recipe
 from cluster.lease import Lease
 from cluster.run_store import RunStore, now
+from data.code import code_hash
 from data.errors import RESUMABLE, ConfigError, FlemingError, RunStateError, SetupError
 from data.storage import Storage, local_copy
 from learner.packaged_model import packaged_gguf
 
 MAY_CHANGE_ON_RESUME = (
+    "run.name",  # both only say where the run lies: it may have been moved, or be mounted elsewhere on this node
+    "run.storage",
     "run.dashboard",
     "run.tensorboard",
     "rollouts.",
@@ -82,13 +85,7 @@ def check_start(recipe: Recipe, store: RunStore, *, resume: bool) -> None:
 
 def check_same_run(recipe: Recipe, store: RunStore) -> None:
     """Refuse to resume with a recipe that would make it another run."""
-    try:
-        document = yaml.safe_load(store.storage.read("run.yaml"))["recipe"]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise RunStateError(
-            f"{store.storage.uri}/run.yaml is damaged ({type(error).__name__})",
-            remedy="restore the file, or start another run with --set run.name=NAME",
-        ) from error
+    document = _stored_document(store.storage)
     changed = {
         key: values
         for key, values in differences(parse_recipe(document, origin="run.yaml"), recipe).items()
@@ -109,6 +106,43 @@ def check_same_run(recipe: Recipe, store: RunStore) -> None:
             f"loop.steps is {recipe.loop.steps}, but {commit.step} steps are committed",
             remedy=f"set loop.steps to {commit.step} or more",
         )
+
+
+def stored_recipe(run: str, overrides: list[str] | None = None) -> Recipe:
+    """The recipe of a run, from its own storage, placed where the run now is.
+
+    Args:
+        run: the run's directory, a path or URI.
+
+    Raises:
+        RunStateError: there is no run there, or its ``run.yaml`` is damaged.
+    """
+    storage = Storage.open(run)
+    parent, _, name = storage.uri.rpartition("/")
+    if not storage.exists("run.yaml"):
+        raise RunStateError(
+            f"there is no run at {storage.uri} to resume: no run.yaml",
+            remedy="give the directory of a run, <run.storage>/<run.name>, as the node that runs this sees it",
+        )
+    settings = [f"run.storage={parent}", f"run.name={name}", *(overrides or [])]
+    return override_recipe(_stored_document(storage), settings, origin=f"{storage.uri}/run.yaml")
+
+
+def _stored_document(storage: Storage) -> dict[str, Any]:
+    document: dict[str, Any] = _read_run_file(storage)["recipe"]
+    return document
+
+
+def _read_run_file(storage: Storage) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = yaml.safe_load(storage.read("run.yaml"))
+        content["recipe"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunStateError(
+            f"{storage.uri}/run.yaml is damaged ({type(error).__name__})",
+            remedy="restore the file, or start another run with --set run.name=NAME",
+        ) from error
+    return content
 
 
 def _check_writable(storage: Storage) -> None:
@@ -140,6 +174,8 @@ class Attempt:
     store: RunStore
     lease: Lease
     created: bool
+    other_code: str = ""
+    """The hash of the code that the run began with, when this attempt has other code."""
 
     @classmethod
     def open(cls, recipe: Recipe, store: RunStore) -> Attempt:
@@ -155,14 +191,18 @@ class Attempt:
         for package in PACKAGES:
             with contextlib.suppress(PackageNotFoundError):
                 versions[package] = version(package)
-        about = {"host": platform.node(), "python": platform.python_version(), "versions": versions}
+        code = code_hash()
+        about = {"host": platform.node(), "python": platform.python_version(), "versions": versions, "code": code}
         number = store.begin_attempt(about)
         if not store.storage.exists("run.yaml"):
             header: dict[str, Any] = {"started_at": now(), "seed": recipe.run.seed, **about}
             document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))
             store.storage.write("run.yaml", document.encode())
-        store.write_event("attempt_started", attempt_number=number)
-        return cls(store, lease, created)
+        store.write_event("attempt_started", attempt_number=number, code=code)
+        began_with = str(_read_run_file(store.storage).get("code", ""))
+        if began_with != code:
+            store.write_event("code_changed", was=began_with, now=code)
+        return cls(store, lease, created, began_with if began_with != code else "")
 
     def close(self) -> None:
         self.lease.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from data.code import code_hash
 from learner.config import GrpoConfig, LearnerConfig, SupervisedConfig
 
 
@@ -29,7 +30,8 @@ class GrpoJob:
     Checkpoints land in ``<storage>/<run_name>/step-...``; their paths in `CheckpointSaved` and `RestorePoint` are
     relative to ``storage``. ``run_name`` must be new for every attempt: Ray Train goes on with its own last snapshot
     when a name repeats. ``mailbox`` is the handle of a `MailboxActor`. ``temperature`` is that of the sampled
-    log-probabilities. ``total_steps`` (batches) only shapes the learning-rate schedule.
+    log-probabilities. ``total_steps`` (batches) only shapes the learning-rate schedule. ``code`` is the hash of the
+    code of whoever makes the job; ranks with other code refuse it.
     """
 
     run_name: str
@@ -42,6 +44,7 @@ class GrpoJob:
     seed: int
     mailbox: object
     nccl: NcclTransfer | None = None
+    code: str = field(default_factory=code_hash)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,8 @@ class SupervisedJob:
 
     ``sequences``: a Ray object reference to a ``list[SupervisedSequence]``. The model is written to
     ``<storage>/<export_to>``. ``progress``, when given, is the handle of an actor with a method
-    ``progress(step: int, metrics: dict[str, float])``, called after each step without waiting.
+    ``progress(step: int, metrics: dict[str, float])``, called after each step without waiting. ``code`` is as in
+    `GrpoJob`.
     """
 
     run_name: str
@@ -62,6 +66,7 @@ class SupervisedJob:
     sequences: object
     export_to: str
     progress: object | None = None
+    code: str = field(default_factory=code_hash)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from data.code import check_code
 from data.errors import EngineError, FlemingError, SetupError
 from learner.config import LearnerConfig
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob, SupervisedResult
@@ -62,7 +63,7 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
     on_gpu = learner.device == "cuda"
     storage = Storage.open(job.storage)
     trainer = TorchTrainer(
-        partial(loop, job),
+        partial(_rank, loop, job),
         torch_config=TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=max(1, int(learner.collective_timeout_s))
         ),
@@ -89,6 +90,14 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
             f"the learner of run {job.run_name} failed: {_root_cause(error)}",
             remedy="read the learner's log above; the run goes on from its last commit with --resume",
         ) from error
+
+
+def _rank(loop: Callable[[Any], Any], job: GrpoJob | SupervisedJob) -> Any:
+    """What every rank runs."""
+    import ray.train
+
+    check_code(job.code, f"learner rank {ray.train.get_context().get_world_rank()}")
+    return loop(job)
 
 
 def _root_cause(error: BaseException) -> str:
@@ -118,6 +127,7 @@ class _LearnerRun:
 
         reason = "the learner has stopped"
         try:
+            check_code(job.code, "the learner")
             learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
             fit(replace(job, learner=learner), grpo_loop, max_failures=learner.max_restarts)
         except BaseException as error:
@@ -131,6 +141,7 @@ class _LearnerRun:
         """Train, export, and return the metrics of every step. A failed run is started again from its first step."""
         from learner.supervised_loop import supervised_loop
 
+        check_code(job.code, "the learner")
         learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
         result = fit(replace(job, learner=learner), supervised_loop, max_failures=learner.max_restarts)
         if not isinstance(result, SupervisedResult):

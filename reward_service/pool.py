@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import ray
 
+from data.code import check_code, code_hash
 from data.errors import FlemingError
 from data.records import Group, ScoredGroup
 from reward_service.config import RewardConfig
@@ -83,9 +84,10 @@ class RewardWorker:
         self._config = config
         self._host = WorkerHost(config)
 
-    async def ready(self) -> bool:
+    async def ready(self, code: str) -> None:
+        """Wait until the workers are up, unless this process has other code than the driver, whose hash is ``code``."""
+        check_code(code, "a reward actor")
         await self._host.ready()
-        return True
 
     async def score(self, group: Group) -> ScoredGroup | GroupFailure:
         items = [
@@ -130,7 +132,7 @@ class RayBackend:
         return RewardActor.options(**options).remote(self._config)  # type: ignore[attr-defined]
 
     async def ready(self, handle: Any) -> None:
-        await handle.ready.remote()
+        await handle.ready.remote(code_hash())
 
     async def score(self, handle: Any, group: Group) -> ScoredGroup | GroupFailure:
         said: ScoredGroup | GroupFailure = await handle.score.remote(group)
@@ -200,10 +202,23 @@ class RewardPool:
     def counters(self) -> PoolCounters:
         return PoolCounters(**self._count)
 
+<<<<<<< HEAD
     def figures(self) -> dict[str, int]:
         """The counters, and what is under way: ``actors`` in the pool, groups ``busy`` on them, groups ``waiting``."""
         busy = sum(slot.busy for slot in self._slots)
         return {"actors": len(self._slots), "busy": busy, "waiting": len(self._waiters), **self._count}
+=======
+    async def start(self) -> None:
+        """Wait until every actor is up. One that fails is replaced when a group needs it, unless no other could be up.
+
+        Raises:
+            FlemingError: the actors have other code than this process, or the settings cannot be served.
+        """
+        for outcome in await asyncio.gather(*(self._up(slot) for slot in self._slots), return_exceptions=True):
+            cause = getattr(outcome, "cause", outcome)  # what a Ray actor raised
+            if isinstance(cause, FlemingError):
+                raise cause
+>>>>>>> 381f585 (fleming submit, jobs, logs, stop and resume over Ray jobs; every part of a run refuses other code than the driver's)
 
     async def score(self, group: Group) -> ScoredGroup:
         """Score a group on the actor with the fewest groups, of these the one that has been idle longest.
@@ -290,11 +305,16 @@ class RewardPool:
             self._backend.kill(slot.handle)
 
     async def _ask(self, slot: _Slot, group: Group) -> ScoredGroup | GroupFailure:
+        handle = await self._up(slot)
+        return await asyncio.wait_for(self._backend.score(handle, group), self._config.timeout_s)
+
+    async def _up(self, slot: _Slot) -> Any:
+        """The slot's actor, once it is up."""
         handle = slot.handle
         if not slot.is_up:
             await asyncio.wait_for(self._backend.ready(handle), START_TIMEOUT_S)
             slot.is_up = slot.handle is handle
-        return await asyncio.wait_for(self._backend.score(handle, group), self._config.timeout_s)
+        return handle
 
     async def _acquire(self) -> _Slot:
         """A slot with a free place. Who has waited longest is served first."""

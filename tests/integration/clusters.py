@@ -1,0 +1,125 @@
+"""A real Ray cluster of several raylets on this machine, with token authentication on.
+
+It is started by `ray start`, as on real nodes, in a home of its own with its own token: the processes of another
+cluster on this machine are not touched, and it has no part of the environment of the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+MARK = "FLEMING_TEST_CLUSTER"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCluster:
+    """``address`` is the dashboard's URL, ``gcs`` what ``ray.init`` takes; ``home`` holds the token."""
+
+    address: str
+    gcs: str
+    home: Path
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, timeout_s: float = 300.0, **more: str) -> subprocess.CompletedProcess[str]:
+        """A command of a user of this cluster, to its end."""
+        return subprocess.run(
+            arguments,
+            cwd=CHECKOUT,
+            env=self.environment | more,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def fleming(self, *arguments: str, timeout_s: float = 300.0, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "cluster", *arguments, timeout_s=timeout_s, **more)
+
+    def members(self) -> list[psutil.Process]:
+        """Every live process that carries this cluster's mark."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.environment[MARK] and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+@contextlib.contextmanager
+def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
+    """A head that takes no work, and one raylet per entry of ``nodes``: its further arguments of ``ray start``.
+
+    Example: ``with token_cluster(tmp_path, ["--num-cpus=1", "--num-cpus=2"]) as cluster: ...``.
+    """
+    home = folder / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+    gcs_port, dashboard_port, agent_port = _free_ports(3)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
+    environment |= {
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        MARK: secrets.token_hex(8),
+    }
+    # The nodes have the dependencies and no code: what runs there must have been sent.
+    on_nodes = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    cluster = TokenCluster(
+        address=f"http://127.0.0.1:{dashboard_port}", gcs=f"127.0.0.1:{gcs_port}", home=home, environment=environment
+    )
+    temporary = Path(f"/tmp/fleming-{environment[MARK]}")  # short: sockets have paths of at most 107 characters
+    try:
+        head = ["--head", f"--port={gcs_port}", f"--dashboard-port={dashboard_port}", "--num-cpus=0"]
+        _start([*head, f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={agent_port}"], on_nodes)
+        for more in nodes:
+            port = _free_ports(1)[0]
+            _start([f"--address={cluster.gcs}", f"--dashboard-agent-listen-port={port}", *more.split()], on_nodes)
+        yield cluster
+    finally:
+        _end(cluster)
+
+
+def _start(arguments: list[str], environment: dict[str, str]) -> None:
+    command = [*RAY, "start", *arguments, "--disable-usage-stats", "--object-store-memory=200000000"]
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _end(cluster: TokenCluster) -> None:
+    """Not ``ray stop``, which ends every Ray on the machine."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        members = cluster.members()
+        for process in members:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(ending)
+        psutil.wait_procs(members, timeout=10)
+    deadline = time.monotonic() + 10
+    while cluster.members() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not cluster.members(), cluster.members()
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
