@@ -15,6 +15,9 @@ class RolloutConfig(StrictModel):
     actors: Annotated[int, Field(ge=1, description="rollout actors, each with its own vLLM engine")] = 1
     tensor_parallel: Annotated[int, Field(ge=1, description="GPUs per engine; 1 on the CPU")] = 1
     cpus_per_actor: Annotated[float, Field(gt=0, description="Ray CPUs reserved per actor (fractions are fine)")] = 1.0
+    node_group: Annotated[
+        str, Field(description="custom Ray resource that marks the nodes for engines; empty = any node")
+    ] = ""
     cpu_threads: Annotated[
         int, Field(ge=0, description="OpenMP threads of a CPU engine; 0 = share the cores evenly")
     ] = 0

@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.config import RolloutConfig
 from actors.engine import RolloutEngine
 from data.code import check_code, code_hash
 from data.errors import EngineError, FlemingError
+from data.places import place
 from data.records import Completion
 from data.storage import local_copy
 from data.wire import EngineStats, SampleRequest, WeightBucket, WeightUpdate
@@ -76,9 +79,10 @@ class RayRollouts:
     """A rollout actor seen from outside: awaitable methods and errors of our own tree. Cancelling a call cancels it
     in the actor too."""
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, handle: Any, placement_group: Any = None) -> None:
         self.name = name
         self.handle = handle
+        self._placement_group = placement_group
 
     async def start(self) -> EngineStats:
         return await self._call(self.handle.start.remote(code_hash()))
@@ -97,6 +101,8 @@ class RayRollouts:
         with contextlib.suppress(EngineError):
             await self._call(self.handle.close.remote())
         ray.kill(self.handle)
+        if self._placement_group is not None:
+            remove_placement_group(self._placement_group)
 
     async def _call(self, ref: Awaitable[T]) -> T:
         done = False
@@ -131,16 +137,22 @@ def create_rollout_actors(
 ) -> list[RayRollouts]:
     """Create ``config.actors`` named Ray actors ("rollout-0" ...), not started yet.
 
+    Each has a placement group of its name: all GPUs of an engine come from one node, and its place is kept from the
+    moment it is found.
+
     Args:
         options: further Ray actor options, such as a scheduling strategy or a namespace.
     """
     gpus = config.tensor_parallel if ray.cluster_resources().get("GPU") else 0
+    asked = place(config.cpus_per_actor, gpus, config.node_group)
     # Ray's default of 1000 calls at once would let queued samples keep out a weight update.
     base = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "max_concurrency": 100_000, "max_restarts": 0}
     remote = ray.remote(RolloutActor)
     actors = []
     for index in range(config.actors):
         name = f"{prefix}-{index}"
-        named = remote.options(**base, name=name, **(options or {}))
-        actors.append(RayRollouts(name, named.remote(name, config, model_dir, seed, max_model_len)))
+        group = placement_group([asked], strategy="STRICT_PACK", name=name)
+        strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
+        named = remote.options(**base, name=name, scheduling_strategy=strategy, **(options or {}))
+        actors.append(RayRollouts(name, named.remote(name, config, model_dir, seed, max_model_len), group))
     return actors

@@ -59,7 +59,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     check_start(recipe, store, resume=resume)
     check_model(recipe)
     splits = questions_of(recipe, store)
-    with Reporter() as reporter, ray_session(recipe, verbose=verbose) as session:
+    with Reporter() as reporter, ray_session(recipe, reporter.line, verbose=verbose) as session:
         resolve_device(recipe.learner, session.gpus)
         if session.gpus:
             check_gpus(recipe, ray.get(ray.remote(num_cpus=0, num_gpus=1)(gpu_bytes).remote()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.config import Recipe, dump_recipe
 from cluster.model_shape import ModelShape, shape_of
-from cluster.session import demands
+from cluster.placement import parts_of
 from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, estimate, misfits
 from cluster.step_time import Rates, measured_rates, step_seconds
 from data.errors import ConfigError
@@ -20,7 +20,7 @@ def describe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, followed by the plan as comments."""
     loop, data = recipe.loop, Storage.open(recipe.run.storage).child(recipe.run.name)
     model = recipe.model.path or "a small Qwen2-architecture policy, built by the run"
-    asked = [f"{d.part} {d.cpus:g} CPUs" for d in demands(recipe, on_gpu=False)]
+    asked = [f"{part.name} {part.count} x {part.cpus:g} CPUs" for part in parts_of(recipe, on_gpu=False)]
     samples = loop.questions_per_step * loop.samples_per_question
     lines = [
         f"run        {data.uri}",

@@ -5,58 +5,42 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
 from cluster.config import Recipe
+from cluster.placement import local_cpus, parts_of
 from cluster.reaper import Reaper
+from cluster.room import wait_for_room
+from cluster.working_dir import CHECKOUT
 from data.errors import SetupError
 from data.storage import Storage
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-
-# Ray ships the working dir as it is; what a job does not run on stays behind.
-EXCLUDES = [".git", ".venv", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "docs", "tests", "build"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one part of a recipe asks of the cluster, summed over its actors."""
-
-    part: str
-    cpus: float
-    gpus: float
-
-
-def demands(recipe: Recipe, *, on_gpu: bool) -> list[Demand]:
-    """CPUs and GPUs per part. On a cluster with GPUs engines and ranks take whole ones."""
-    rollouts, learner, rewards = recipe.rollouts, recipe.learner, recipe.rewards
-    engine_gpus = rollouts.tensor_parallel if on_gpu else 0
-    rank_gpus = 1 if on_gpu and learner.device != "cpu" else 0
-    return [
-        Demand(part="rollouts", cpus=rollouts.actors * rollouts.cpus_per_actor, gpus=rollouts.actors * engine_gpus),
-        Demand(part="learner", cpus=learner.ranks * learner.cpus_per_rank, gpus=learner.ranks * rank_gpus),
-        Demand(part="rewards", cpus=rewards.actors * rewards.cpus_per_actor, gpus=0),
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The cluster a run stands on. ``gpus`` is 0 on a machine without any; ``dashboard`` is a URL or ''."""
+    """The cluster a run stands on.
+
+    ``hosts`` counts machines: several nodes of Ray on one machine share its disk. ``gpus`` is 0 on a machine without
+    any; ``dashboard`` is a URL or ''.
+    """
 
     local: bool
-    nodes: int
+    hosts: int
     cpus: float
     gpus: float
     dashboard: str
 
 
 @contextlib.contextmanager
-def ray_session(recipe: Recipe, *, verbose: bool = False) -> Iterator[Session]:
+def ray_session(recipe: Recipe, say: Callable[[str], None], *, verbose: bool = False) -> Iterator[Session]:
     """Connect to the cluster of RAY_ADDRESS (set inside a submitted job), else start Ray here and end it afterwards.
+
+    Args:
+        say: takes a line for the user, while nodes are awaited.
 
     Raises:
         SetupError: Ray does not start, or the cluster cannot hold the recipe.
@@ -65,9 +49,10 @@ def ray_session(recipe: Recipe, *, verbose: bool = False) -> Iterator[Session]:
     reaper = None if os.environ.get("RAY_ADDRESS") else Reaper()
     try:
         dashboard = _connect(recipe, verbose=verbose) if reaper is None else _start_local(recipe, verbose=verbose)
+        if reaper is None:
+            wait_for_room(recipe, say)
         session = _describe(local=reaper is not None, dashboard=dashboard)
         check_storage(recipe, session)
-        check_resources(recipe, session)
         yield session
     finally:
         ray.shutdown()
@@ -86,12 +71,12 @@ def _quiet_libraries() -> None:
 
 
 def _start_local(recipe: Recipe, *, verbose: bool) -> str:
-    cpus = sum(demand.cpus for demand in demands(recipe, on_gpu=False))
+    parts = parts_of(recipe, on_gpu=False)
     try:
         context = ray.init(
             address="local",
-            # Ray's CPUs are counters, not cores: threads are bound by the engines, and a laptop must hold every actor.
-            num_cpus=max(os.cpu_count() or 1, int(cpus + 0.999)),
+            num_cpus=local_cpus(parts, os.cpu_count() or 1),  # threads are bound by the engines
+            resources={part.node_group: 1.0 for part in parts if part.node_group},
             include_dashboard=recipe.run.dashboard,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
@@ -109,7 +94,7 @@ def _start_local(recipe: Recipe, *, verbose: bool) -> str:
 
 def _connect(recipe: Recipe, *, verbose: bool) -> str:
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # then the job brings its own working dir
-    runtime_env = {} if submitted else {"working_dir": str(CHECKOUT), "excludes": EXCLUDES}
+    runtime_env = {} if submitted else {"working_dir": str(CHECKOUT)}
     try:
         context = ray.init(
             log_to_driver=verbose,
@@ -129,33 +114,31 @@ def _describe(*, local: bool, dashboard: str) -> Session:
     resources = ray.cluster_resources()
     return Session(
         local=local,
-        nodes=sum(node["Alive"] for node in ray.nodes()),
+        hosts=len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}),
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         dashboard=f"http://{dashboard}" if dashboard else "",
     )
 
 
-def check_resources(recipe: Recipe, session: Session) -> None:
-    """Refuse a recipe that this cluster can never hold, with what is asked, what is there and what to change."""
-    asked = demands(recipe, on_gpu=session.gpus > 0)
-    for resource, there in (("cpus", session.cpus), ("gpus", session.gpus)):
-        wanted = {demand.part: getattr(demand, resource) for demand in asked}
-        if sum(wanted.values()) > there:
-            parts = ", ".join(f"{part} {amount:g}" for part, amount in wanted.items() if amount)
-            raise SetupError(
-                f"the recipe asks for {sum(wanted.values()):g} {resource.upper()} ({parts}), the cluster has {there:g}",
-                remedy="lower rollouts.actors, learner.ranks or their cpus_per_*, or add nodes",
-            )
-
-
 def check_storage(recipe: Recipe, session: Session) -> None:
-    """Refuse storage on one node's disk when there are several nodes."""
+    """Refuse storage that other nodes do not see, and storage that Ray deletes with the job's working dir.
+
+    Raises:
+        SetupError: says which, and where to put it.
+    """
     storage = Storage.open(recipe.run.storage)
-    if session.nodes > 1 and storage.is_local and not _is_shared(storage.root):
+    if not storage.is_local:
+        return
+    remedy = "set run.storage to a shared path (NFS, Lustre) or a URI such as s3://bucket/runs"
+    if session.hosts > 1 and not _is_shared(storage.root):
         raise SetupError(
-            f"run.storage {recipe.run.storage!r} is a disk of this node, and the cluster has {session.nodes} nodes",
-            remedy="set run.storage to a shared path (NFS, Lustre) or a URI such as s3://bucket/runs",
+            f"run.storage {recipe.run.storage!r} is a disk of this node, and the cluster has {session.hosts} nodes",
+            remedy=remedy,
+        )
+    if not session.local and Path(storage.root).resolve().is_relative_to(CHECKOUT):
+        raise SetupError(
+            f"run.storage {recipe.run.storage!r} lies in the job's working dir, which Ray deletes", remedy=remedy
         )
 
 

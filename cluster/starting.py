@@ -25,6 +25,7 @@ from learner.packaged_model import packaged_gguf
 MAY_CHANGE_ON_RESUME = (
     "run.name",  # both only say where the run lies: it may have been moved, or be mounted elsewhere on this node
     "run.storage",
+    "run.wait_for_nodes_s",
     "run.dashboard",
     "run.tensorboard",
     "rollouts.",
@@ -32,6 +33,7 @@ MAY_CHANGE_ON_RESUME = (
     "rewards.cpus_per_actor",
     "rewards.timeout_s",
     "learner.cpu",
+    "learner.node_group",
     "learner.max_",
     "learner.sync_bucket_mib",
     "learner.collective_timeout_s",

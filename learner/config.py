@@ -35,6 +35,9 @@ class LearnerConfig(StrictModel):
 
     ranks: Annotated[int, Field(ge=1, description="ZeRO-3 data-parallel ranks, one GPU (or CPU share) each")] = 1
     cpus_per_rank: Annotated[float, Field(gt=0, description="Ray CPUs reserved per rank")] = 1.0
+    node_group: Annotated[
+        str, Field(description="custom Ray resource that marks the nodes for ranks; empty = any node")
+    ] = ""
     cpu_threads: Annotated[int, Field(ge=0, description="OpenMP threads of a CPU rank; 0 = share the cores evenly")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto = cuda when the cluster has GPUs")] = (
         "auto"

@@ -12,6 +12,7 @@ import ray
 
 from data.code import check_code
 from data.errors import EngineError, FlemingError, SetupError
+from data.places import place
 from learner.config import LearnerConfig
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob, SupervisedResult
 
@@ -70,7 +71,8 @@ def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failure
         scaling_config=ScalingConfig(
             num_workers=learner.ranks,
             use_gpu=on_gpu,
-            resources_per_worker={"CPU": learner.cpus_per_rank} | ({"GPU": 1} if on_gpu else {}),
+            resources_per_worker=place(learner.cpus_per_rank, float(on_gpu), learner.node_group),
+            placement_strategy="PACK",  # few nodes, so that collectives stay inside them
         ),
         run_config=RunConfig(
             name=job.run_name,

@@ -202,12 +202,11 @@ class RewardPool:
     def counters(self) -> PoolCounters:
         return PoolCounters(**self._count)
 
-<<<<<<< HEAD
     def figures(self) -> dict[str, int]:
         """The counters, and what is under way: ``actors`` in the pool, groups ``busy`` on them, groups ``waiting``."""
         busy = sum(slot.busy for slot in self._slots)
         return {"actors": len(self._slots), "busy": busy, "waiting": len(self._waiters), **self._count}
-=======
+
     async def start(self) -> None:
         """Wait until every actor is up. One that fails is replaced when a group needs it, unless no other could be up.
 
@@ -218,7 +217,6 @@ class RewardPool:
             cause = getattr(outcome, "cause", outcome)  # what a Ray actor raised
             if isinstance(cause, FlemingError):
                 raise cause
->>>>>>> 381f585 (fleming submit, jobs, logs, stop and resume over Ray jobs; every part of a run refuses other code than the driver's)
 
     async def score(self, group: Group) -> ScoredGroup:
         """Score a group on the actor with the fewest groups, of these the one that has been idle longest.
