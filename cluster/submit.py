@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ EnvOption = Annotated[
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="do not follow the log; print the job's id and leave")]
 JobIdOption = Annotated[str, typer.Option("--job-id", help="name the job yourself", show_default="says run and time")]
 
+_KUBERAY: Any = {"rich_help_panel": "KubeRay"}
+
 
 def submit(
     recipe: RecipeArgument,
@@ -36,6 +38,23 @@ def submit(
     no_wait: NoWaitOption = False,
     job_id: JobIdOption = "",
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last commit of this run")] = False,
+    kuberay: Annotated[
+        bool, typer.Option("--kuberay", help="send nothing; print a KubeRay RayJob made from the recipe", **_KUBERAY)
+    ] = False,
+    image: Annotated[str, typer.Option("--image", help="image with the dependencies", **_KUBERAY)] = "",
+    namespace: Annotated[str, typer.Option("--namespace", help="Kubernetes namespace", **_KUBERAY)] = "",
+    claim: Annotated[
+        str,
+        typer.Option(
+            "--claim", metavar="NAME[:MOUNT]", help="volume claim for run.storage; MOUNT: /mnt/fleming", **_KUBERAY
+        ),
+    ] = "",
+    secret: Annotated[
+        str, typer.Option("--secret", help="Secret whose keys become environment variables of every pod", **_KUBERAY)
+    ] = "",
+    ranks_per_pod: Annotated[
+        int, typer.Option("--ranks-per-pod", min=1, help="learner ranks of one pod at most", **_KUBERAY)
+    ] = 8,
 ) -> None:
     """Run a recipe on a cluster: send this checkout as a Ray job, follow its log, exit with its exit code.
 
@@ -44,10 +63,27 @@ def submit(
     from cluster.config import load_recipe
 
     with plain_errors(), tempfile.TemporaryDirectory() as folder:
-        name = load_recipe(recipe, overrides).run.name
+        resolved = load_recipe(recipe, overrides)
         package = pack(Path(folder))
         arguments = ["run", sent_recipe(recipe, package), *_settings(overrides), *(["--resume"] if resume else [])]
-        code = _send(address, arguments, package, name, env, job_id=job_id, no_wait=no_wait)
+        if kuberay:
+            from cluster.kuberay import Kubernetes, ray_job, settings_for
+
+            if not image:
+                raise ConfigError("--kuberay needs --image", remedy="build it (docs/operations.md) and name it")
+            name, _, mount = claim.partition(":")
+            pods = Kubernetes(
+                image=image,
+                namespace=namespace,
+                claim=name,
+                mount=mount or "/mnt/fleming",
+                secret=secret,
+                ranks_per_pod=ranks_per_pod,
+            )
+            command = entrypoint(*arguments, *_settings(settings_for(resolved)))
+            typer.echo(ray_job(resolved, command, package, pods), nl=False)
+            return
+        code = _send(address, arguments, package, resolved.run.name, env, job_id=job_id, no_wait=no_wait)
     raise typer.Exit(code)
 
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ class TokenCluster:
     home: Path
     environment: dict[str, str]
 
-    def run(self, *arguments: str, timeout_s: float = 300.0, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 600.0, **more: str) -> subprocess.CompletedProcess[str]:
         """A command of a user of this cluster, to its end."""
         return subprocess.run(
             arguments,
@@ -46,17 +45,17 @@ class TokenCluster:
             check=False,
         )
 
-    def fleming(self, *arguments: str, timeout_s: float = 300.0, **more: str) -> subprocess.CompletedProcess[str]:
+    def fleming(self, *arguments: str, timeout_s: float = 600.0, **more: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "cluster", *arguments, timeout_s=timeout_s, **more)
 
-    def members(self) -> list[psutil.Process]:
-        """Every live process that carries this cluster's mark."""
-        found = []
+    def members(self) -> set[psutil.Process]:
+        """Every live process that carries this cluster's mark, and all below: Ray's workers overwrite the mark."""
+        found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.environment[MARK] and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                if process.environ().get(MARK) == self.environment[MARK]:
+                    found |= {process, *process.children(recursive=True)}
+        return {process for process in found if _lives(process)}
 
 
 @contextlib.contextmanager
@@ -96,22 +95,27 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
 
 def _start(arguments: list[str], environment: dict[str, str]) -> None:
     command = [*RAY, "start", *arguments, "--disable-usage-stats", "--object-store-memory=200000000"]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _end(cluster: TokenCluster) -> None:
     """Not ``ray stop``, which ends every Ray on the machine."""
+    members: set[psutil.Process] = set()
     for ending in (signal.SIGTERM, signal.SIGKILL):
-        members = cluster.members()
+        members |= cluster.members()
         for process in members:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(ending)
-        psutil.wait_procs(members, timeout=10)
-    deadline = time.monotonic() + 10
-    while cluster.members() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not cluster.members(), cluster.members()
+        psutil.wait_procs(list(members), timeout=10)
+    left = [process for process in members | cluster.members() if _lives(process)]
+    assert not left, left
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _free_ports(number: int) -> list[int]:
