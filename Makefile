@@ -60,7 +60,7 @@ lint: setup-dev ## ruff, mypy, the floors of the rooms, shell scripts, Dockerfil
 	@ruff format --check .
 	@mypy
 	@lint-imports --no-logo
-	@shellcheck requirements/install.sh .ci/run
+	@shellcheck requirements/install.sh .ci/run cluster/deploy/slurm.sh
 	@hadolint Dockerfile
 
 unit: setup-dev ## the fast tests alone
@@ -75,8 +75,12 @@ bench: setup-dev ## measure; figures go to bench/
 soak: setup-dev ## long real runs, not in CI
 	@pytest -m soak
 
-image: ## the CPU image (needs Docker)
+image: ## the image (needs Docker): CPU with the code, or PROFILE=gpu with dependencies only, for clusters
+ifeq ($(PROFILE),gpu)
+	docker build --target dependencies --build-arg PROFILE=gpu --tag fleming-gpu:0.1.0 .
+else
 	docker build --tag fleming:cpu .
+endif
 
 metrics: setup-dev ## write docs/metrics.md, the dashboard and the alerts from the table of metrics
 	@python -m cluster.monitoring.generate
