@@ -31,8 +31,11 @@ class RunConfig(StrictModel):
     ] = "~/fleming-runs"
     seed: Annotated[int, Field(ge=0, description="seed of everything that is random")] = 0
     wait_for_nodes_s: Annotated[
-        float, Field(ge=0, description="seconds to wait for nodes that an autoscaler may bring; 0 = none")
-    ] = 1800.0
+        float | None,
+        Field(
+            ge=0, description="seconds to wait for nodes that are not there; null = 1800 with an autoscaler, else 15"
+        ),
+    ] = None
     dashboard: Annotated[bool, Field(description="start Ray's dashboard with a local Ray")] = True
     tensorboard: Annotated[bool, Field(description="write TensorBoard files into a local run directory")] = True
 

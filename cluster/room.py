@@ -2,9 +2,9 @@
 
 Who waits for whom
     the driver      goes on at once when all places fit on the nodes that are there
-    an autoscaler   when there is one, it is told of every place, and the driver waits for its nodes, saying so, for at
-                    most ``run.wait_for_nodes_s``
+    an autoscaler   when there is one, it is told of every place, and the driver waits for its nodes, saying so
     without one     nodes may be joining just now: `SETTLE_S` seconds, then the table
+    both            wait for ``run.wait_for_nodes_s`` where the recipe says it
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from data.errors import SetupError
 
 SETTLE_S = 15.0
 """Seconds that a cluster without an autoscaler may take to get its nodes together; the table comes within 30."""
+AUTOSCALER_S = 1800.0
+"""Seconds that an autoscaler may take; a cloud needs minutes for a node with GPUs and an image of many GB."""
 SAY_EVERY_S = 30.0
 POLL_S = 1.0
 
@@ -36,7 +38,9 @@ def wait_for_room(recipe: Recipe, say: Callable[[str], None]) -> None:
     parts, missing = _fit(recipe, nodes)
     if missing:
         autoscaled = has_autoscaler()
-        patience = recipe.run.wait_for_nodes_s if autoscaled else SETTLE_S
+        patience = recipe.run.wait_for_nodes_s
+        if patience is None:
+            patience = AUTOSCALER_S if autoscaled else SETTLE_S
         with _requested(parts) if autoscaled else contextlib.nullcontext():
             nodes, parts, missing = _await(recipe, say, patience)
     if missing:

@@ -71,4 +71,4 @@ done
 recipe="$1"
 shift
 # Nodes that are still joining are waited for by the run itself, and missed with a table.
-python -m cluster submit "$recipe" --address "$address" "$@" "${groups[@]}"
+python -m cluster submit "$recipe" --address "$address" --set run.wait_for_nodes_s=300 "${groups[@]}" "$@"

@@ -73,8 +73,9 @@ def test_the_slurm_script_starts_head_and_workers_and_gives_the_jobs_exit_code(s
     assert all("--num-cpus=32 --num-gpus=8" in call for call in starts.values())
     (submit,) = (call for call in calls if not call.startswith("srun"))
     assert submit == (
-        "token token python -m cluster submit recipes/mine.yaml --address http://10.0.0.1:8265 --set loop.steps=2 "
-        "--set rollouts.node_group=engines --set learner.node_group=learner"
+        "token token python -m cluster submit recipes/mine.yaml --address http://10.0.0.1:8265 "
+        "--set run.wait_for_nodes_s=300 --set rollouts.node_group=engines --set learner.node_group=learner "
+        "--set loop.steps=2"
     )
 
 

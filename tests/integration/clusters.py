@@ -67,12 +67,13 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
     home = folder / "home"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
-    gcs_port, dashboard_port, agent_port = _free_ports(3)
+    gcs_port, dashboard_port = _free_ports(2)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
     environment |= {
         "HOME": str(home),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "300",  # a machine that others keep busy is slow, and that is no failure
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         MARK: secrets.token_hex(8),
     }
@@ -84,17 +85,19 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
     temporary = Path(f"/tmp/fleming-{environment[MARK]}")  # short: sockets have paths of at most 107 characters
     try:
         head = ["--head", f"--port={gcs_port}", f"--dashboard-port={dashboard_port}", "--num-cpus=0"]
-        _start([*head, f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={agent_port}"], on_nodes)
+        _start([*head, f"--temp-dir={temporary}"], on_nodes)
         for more in nodes:
-            port = _free_ports(1)[0]
-            _start([f"--address={cluster.gcs}", f"--dashboard-agent-listen-port={port}", *more.split()], on_nodes)
+            _start([f"--address={cluster.gcs}", *more.split()], on_nodes)
         yield cluster
     finally:
         _end(cluster)
 
 
 def _start(arguments: list[str], environment: dict[str, str]) -> None:
-    command = [*RAY, "start", *arguments, "--disable-usage-stats", "--object-store-memory=200000000"]
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
+    # Ports that are given are not waited for: a raylet that asks its agents for theirs gives up on them after 15 s.
+    ports = [f"--{name}-port={port}" for name, port in zip(names, _free_ports(len(names)), strict=True)]
+    command = [*RAY, "start", *arguments, *ports, "--disable-usage-stats", "--object-store-memory=200000000"]
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
