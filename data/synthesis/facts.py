@@ -1,9 +1,8 @@
-"""The facts of a graph by relation, in both directions, with kinship, rarity and drugs of diseases."""
+"""The facts of a graph by relation, in both directions, with kinship and rarity of diseases."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -29,7 +28,6 @@ _LOOSE_SOURCES = ("hetionet", "primekg")
 _INFERRED_SOURCE = "disease_ontology"
 """Its facets are inferred, and the importer loses some: what it does not say of a disease is no sign of absence."""
 _MOST_REMEMBERED = 400_000
-_MENTIONED = ("treats", "palliates", "used_off_label_for")
 
 Pairs = dict[int, dict[int, float]]
 """Subject -> object -> share of patients, NaN when not given."""
@@ -221,6 +219,13 @@ class Facts:
         """The diseases that have inferred facets."""
         return frozenset(disease for disease, _ in self._by_source["has_phenotype"][_INFERRED_SOURCE])
 
+    @cached_property
+    def inferred_only(self) -> frozenset[int]:
+        """The diseases whose findings are inferred facets and nothing else."""
+        said = self._by_source["has_phenotype"]
+        stated = {disease for name, pairs in said.items() if name != _INFERRED_SOURCE for disease, _ in pairs}
+        return self.inferred_diseases - stated
+
     def findings(self, disease: int) -> dict[int, float]:
         return self.of_relation("has_phenotype").get(disease, {})
 
@@ -256,6 +261,10 @@ class Facts:
                     found[other].add(n)
         return {n: others.union(*(found[other] for other in others)) for n, others in found.items()}
 
+    def referred(self, disease: int) -> set[int]:
+        """What may be the disease under another identifier; see `_referred`."""
+        return self._referred.get(disease, set())
+
     @cached_property
     def _kin(self) -> dict[int, frozenset[int]]:
         return {}
@@ -264,7 +273,7 @@ class Facts:
         """The disease, its family, what lies above and below it by is-a, and what a refused reference joins to it."""
         if disease not in self._kin:
             kin = {disease, *self._families[1][self.family(disease)]} | self.above(disease)
-            kin |= self._referred.get(disease, set())
+            kin |= self.referred(disease)
             todo = [disease]
             while todo:
                 new = self.inverse("is_a").get(todo.pop(), {}).keys() - kin
@@ -327,71 +336,6 @@ class Facts:
 
     def band(self, disease: int) -> Band:
         return self._rarity[disease][1]
-
-    # --- drugs --------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _drugs(self) -> dict[int, frozenset[int]]:
-        return {}
-
-    def mentioned_drugs(self, disease: int) -> frozenset[int]:
-        """Drugs that any source gives for a disease or its kin in any way, disputed or not."""
-        if disease not in self._drugs:
-            self._drugs[disease] = frozenset(self._find_drugs(self.kin(disease)))
-        return self._drugs[disease]
-
-    @cached_property
-    def _areas(self) -> dict[int, frozenset[int]]:
-        return {}
-
-    def area_drugs(self, disease: int) -> frozenset[int]:
-        """Drugs of a disease and of all that stand in its branch of a disease ontology or are said to resemble it.
-
-        Indications are published slowly: a drug for one cancer may well treat another. Without a denial it is no
-        distractor.
-        """
-        if disease not in self._areas:
-            near = set(self.kin(disease))
-            branches = self.branches(disease)
-            for member in self.kin(disease):
-                near |= self.of_relation("resembles").get(member, {}).keys()
-                near |= self.inverse("resembles").get(member, {}).keys()
-            near |= {d for d in self._treated if branches & self.branches(d)}
-            self._areas[disease] = frozenset(self._find_drugs(near)) | self.mentioned_drugs(disease)
-        return self._areas[disease]
-
-    @cached_property
-    def _treated(self) -> list[int]:
-        found: set[int] = set().union(*(self.inverse(relation).keys() for relation in _MENTIONED))
-        return sorted(n for n in found if self.graph.types[n] == "disease")
-
-    def branches(self, disease: int) -> set[int]:
-        """What lies above a disease and two steps or more below the top of its ontology."""
-        above = {disease, *self.above(disease)}
-        top = {n for n in above if not self.parents(n)}
-        second = {n for n in above if self.parents(n) & top}
-        return above - top - second
-
-    @cached_property
-    def denied_drugs(self) -> dict[int, set[int]]:
-        """Disease -> drugs that a source says have no indication in it."""
-        found: dict[int, set[int]] = defaultdict(set)
-        for drug, targets in self.denials.get("treats", {}).items():
-            for disease in targets:
-                found[disease].add(drug)
-        return dict(found)
-
-    def _find_drugs(self, diseases: Collection[int]) -> set[int]:
-        found: set[int] = set()
-        for relation in _MENTIONED:
-            for member in diseases:
-                found |= self.inverse(relation).get(member, {}).keys()
-        wanted = set(diseases)
-        found |= {drug for drug, targets in self.disputed.get("treats", {}).items() if targets & wanted}
-        return found
-
-    def classes(self, drug: int) -> set[int]:
-        return set(self.of_relation("in_class").get(drug, {}))
 
     def readable(self, node: int) -> str:
         """The preferred name as it stands in a text."""

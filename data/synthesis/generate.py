@@ -28,7 +28,7 @@ from data.synthesis.denied import non_indications
 from data.synthesis.forms import FORMS, Form, chains
 from data.synthesis.rings import RingMaker
 from data.synthesis.wording import lay_names
-from data.synthesis.world import World
+from data.synthesis.world import KNOWN_FROM, World
 
 SPLITS = ("train", "held_out", "warm_up")
 _CHUNK = 16
@@ -92,6 +92,8 @@ def split_of(family: str, config: SynthesisConfig) -> str:
 def _able(world: World, form: Form, disease: int) -> bool:
     if form.vignette and sum(t in world.askable for t in world.findings(disease)) < _LEAST_FINDINGS:
         return False
+    if form.answer in ("phenotype", "disease") and len(world.findings(disease)) < KNOWN_FROM:
+        return False  # nothing can be said to be absent, so no ring will hold it
     return bool(chains(world, form, disease))
 
 

@@ -123,7 +123,9 @@ class RingMaker:
         denied = self._denied_answers(form, first.disease)
         # A ring about a common disease is to be about common diseases: else those would hardly be asked about.
         common = world.band(first.disease) == "common"
-        wanted = {n: (1.5 * (world.band(n) == "common") if common else world.rarity(n)) for n in chosen}
+        # What is known from inferred facets alone can rule out little of another such disease.
+        usual = {n for n in chosen if world.band(n) == "common" and n not in world.inferred_only}
+        wanted = {n: (1.5 * (n in usual) if common else world.rarity(n)) for n in chosen}
         key = {
             n: (not denied.isdisjoint(self._world_answers(form, n)) if denied else False,
                 -math.log(1.0 - rng.random()) / math.exp(wanted[n] / self._temperature))

@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.synthesis.facts import Facts, bound
+from data.synthesis.drugs import Drugs
+from data.synthesis.facts import bound
 
 Status = Literal["has", "denied", "absent", "unsure"]
 KNOWN_FROM = 5
@@ -44,7 +45,7 @@ class Profile:
     denied: frozenset[int]
 
 
-class World(Facts):
+class World(Drugs):
     """The facts, and the reasoning over what they leave open."""
 
     @cached_property
@@ -95,7 +96,7 @@ class World(Facts):
         return "unsure" if self.likely(disease, term) else "absent"
 
     def _has_inferred(self, disease: int) -> bool:
-        return not self.inferred_diseases.isdisjoint(self.kin(disease))
+        return not self.inferred_diseases.isdisjoint({disease, *self.referred(disease)})
 
     # --- similarity ---------------------------------------------------------------------------------------------------
 
