@@ -97,9 +97,17 @@ def step(world: World, node: int, word: str) -> list[int]:
 
 
 def genes_of(world: World, disease: int) -> list[int]:
-    """The causal genes of a disease that has few: with many, none of them is *the* gene. Risk loci do not count."""
+    """The causal genes of a disease that has few: with many, none of them is *the* gene.
+
+    Risk loci do not count, nor does a locus without a gene, which some sources call "-".
+    """
     genes = step(world, disease, "associated_with_gene")
-    return [g for g in genes if world.firm("associated_with_gene", disease, g)] if len(genes) <= _MOST_GENES else []
+    if len(genes) > _MOST_GENES:
+        return []
+    return [
+        g for g in genes
+        if world.firm("associated_with_gene", disease, g) and any(letter.isalpha() for letter in world.readable(g))
+    ]  # fmt: skip
 
 
 def chains(world: World, form: Form, disease: int) -> dict[int, list[tuple[int, ...]]]:

@@ -10,6 +10,7 @@ from data.graph.build import SourceBatch, build
 from data.graph.queries import KnowledgeGraph
 from data.graph.schema import Edge, Entity, SourceInfo
 from data.synthesis.checks import wilson
+from data.synthesis.forms import genes_of
 from data.synthesis.words import clashes, leaks
 from data.synthesis.world import World
 
@@ -69,6 +70,36 @@ def test_a_finding_that_similar_diseases_have_is_no_distractor() -> None:
         Edge(subject="OMIM:3", predicate="has_phenotype", object=t, file="f", row=3) for t in ("HP:2", "HP:4", "HP:5")
     ]
     assert _status(_world(twin), "OMIM:1", "HP:9") == "unsure"
+
+
+def _told_by(source: str, *edges: tuple[str, str, str]) -> SourceBatch:
+    info = SourceInfo(name=source, version="1", licence="CC0-1.0", citation="none")
+    rows = [Edge(subject=s, predicate=p, object=o, file="f", row=n) for n, (s, p, o) in enumerate(edges, 1)]
+    ends = {end for s, _, o in edges for end in (s, o)}
+    kinds = {"OMIM": "disease", "HP": "phenotype", "NCBIGENE": "gene"}
+    names = {"NCBIGENE:9": "-", "OMIM:1": "Alpha disease", "OMIM:2": "Beta disease", **_FINDINGS}
+    entities = [
+        Entity(id=i, type=kinds[i.split(":")[0]], name=names.get(i, i.replace(":", " number "))) for i in sorted(ends)
+    ]
+    return SourceBatch(info=info, records=[*entities, *rows])
+
+
+def test_risk_loci_and_nameless_loci_are_no_causes() -> None:
+    stated = _told_by("hpo", *(("OMIM:1", "associated_with_gene", f"NCBIGENE:{n}") for n in (1, 9)))
+    loose = _told_by("hetionet", ("OMIM:1", "associated_with_gene", "NCBIGENE:2"))
+    world = World.of(KnowledgeGraph(build([stated, loose])))
+    disease = world.graph.find("OMIM:1")
+    assert [world.graph.ids[g] for g in genes_of(world, disease)] == ["NCBIGENE:1"]
+
+
+def test_what_inferred_facets_speak_of_is_never_absent_where_there_are_facets() -> None:
+    """The importer loses some of them: HP:8 may be one that was lost for the first disease, not for the second."""
+    places = [(f"HP:{n}", "is_a", f"HP:{n}0") for n in range(4, 10)]
+    rows = [("OMIM:1", "has_phenotype", f"HP:{n}") for n in (4, 5, 6, 7, 2)]
+    stated = _told_by("hpo", *rows, *[("OMIM:2", p, o) for _, p, o in rows], *places)
+    facets = _told_by("disease_ontology", ("OMIM:1", "has_phenotype", "HP:4"), ("OMIM:3", "has_phenotype", "HP:8"))
+    world = World.of(KnowledgeGraph(build([stated, facets])))
+    assert (_status(world, "OMIM:1", "HP:8"), _status(world, "OMIM:2", "HP:8")) == ("unsure", "absent")
 
 
 def test_leaks() -> None:
