@@ -59,7 +59,7 @@ def prepare(recipe: Recipe, store: RunStore, splits: QuestionSplits, reporter: R
     if recipe.model.is_built:
         model_dir = store.storage.child(INITIAL).uri
         if not store.storage.exists(f"{INITIAL}/config.json"):
-            build = ray.remote(num_cpus=0)(_build_model)
+            build = ray.remote(num_cpus=0, max_calls=1)(_build_model)  # its process holds the whole model: let it go
             ray.get(build.remote(recipe.model, store.storage, _texts(splits)))
     from transformers import AutoTokenizer
 
