@@ -4,7 +4,7 @@ Nothing is started and no weights are read; the arithmetic is in the open, so th
 parameters of the model, R: learner ranks, T: packed tokens of a micro-batch, L: layers, V: vocabulary.
 
 Learner, one rank, under ZeRO-3 (b: bytes of its compute dtype). Its peak is the larger of two moments:
-    backward   weights bN/R + masters 4N/R + Adam 8N/R + gradients 8N/R + layers made whole + activations + logits
+    backward   weights bN/R + masters 4N/R + Adam 8N/R + gradients 4N/R + layers made whole + activations + logits
     update     the same without activations and logits, and the temporaries of AdamW, 12N/R
 plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
@@ -29,11 +29,11 @@ _LIVE_PARAMETERS = 1_000_000_000
 """Parameters that ZeRO-3 keeps whole at once at most (DeepSpeed's default of ``stage3_max_live_parameters``)."""
 _BATCHED_TOKENS = 8192
 """Tokens of one prefill of an engine; vLLM sizes its working memory for them."""
-_UNUSABLE = 1.2
-"""The allocator holds a fifth more than the activations themselves: blocks of many sizes leave gaps (CPU runs)."""
+_GAPS = 1.1
+"""The allocator holds a tenth more than the activations themselves: blocks of many sizes leave gaps (CPU runs)."""
 GPU_RESERVE = 1.0 * GIB
 """What CUDA itself, its libraries and fragmentation take of a GPU."""
-HOST_BASELINE = {"learner rank": 0.55 * GIB, "engine": 1.9 * GIB, "everything else": 2.5 * GIB}
+HOST_BASELINE = {"learner rank": 0.62 * GIB, "engine": 1.9 * GIB, "everything else": 2.5 * GIB}
 """Resident memory of processes before any model: libraries of a rank; of an engine with its scheduler and actor; of
 Ray, the driver and the reward actors."""
 
@@ -157,7 +157,7 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
         Part(name="weights", bytes=wide * kept, formula=f"{wide} N/R", knob=weight_knob),
         Part(name="fp32 masters", bytes=4 * state, formula="4 N/R", knob=state_knob),
         Part(name="Adam moments", bytes=8 * state, formula="8 N/R", knob=state_knob),
-        Part(name="gradients", bytes=8 * state, formula="8 N/R, fp32, summed and clipped", knob=state_knob),
+        Part(name="gradients", bytes=4 * state, formula="4 N/R, summed in fp32", knob=state_knob),
         Part(
             name="reduce bucket",
             bytes=4 * min(REDUCE_BUCKET, shape.parameters),
@@ -185,19 +185,20 @@ def backward_parts(recipe: Recipe, shape: ModelShape, wide: int) -> tuple[Part, 
     """What a micro-batch holds until its backward pass is done."""
     learner, tokens = recipe.learner, micro_batch_tokens(recipe)
     layer = layer_activation_bytes(shape, wide)
-    per_token = shape.layers * layer
-    formula = f"T = {tokens}, x L x {layer / 1024:.0f} KiB"
+    # The layer whose backward pass runs has its gradients beside what it kept: one layer more.
+    per_token = (shape.layers + 1) * layer
+    formula = f"T = {tokens}, x (L + 1) x {layer / 1024:.0f} KiB"
     if learner.activation_checkpointing:
-        per_token = shape.layers * shape.hidden * wide + layer
-        formula = f"T = {tokens}, x (L x {shape.hidden * wide / 1024:.1f} KiB + {layer / 1024:.0f} KiB)"
+        per_token = shape.layers * shape.hidden * wide + 2 * layer
+        formula = f"T = {tokens}, x (L x {shape.hidden * wide / 1024:.1f} + 2 x {layer / 1024:.0f}) KiB"
     knob = f"learner.max_tokens_per_micro_batch ({learner.max_tokens_per_micro_batch})"
     scored = min(tokens, math.ceil(tokens * recipe.rollouts.max_completion_tokens / recipe.max_model_tokens))
     chunk = min(learner.logits_chunk_mib * MIB, 4 * scored * shape.vocabulary)
     return (
         Part(
             name="activations",
-            bytes=_UNUSABLE * tokens * per_token,
-            formula=f"{formula} x {_UNUSABLE}",
+            bytes=_GAPS * tokens * per_token,
+            formula=f"{formula} x {_GAPS}",
             knob=knob if learner.activation_checkpointing else f"{knob}, learner.activation_checkpointing",
         ),
         Part(
@@ -230,8 +231,9 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
     split = rollouts.tensor_parallel if on_gpu else 1
     weights = wide * shape.parameters / split
     batched = max(_BATCHED_TOKENS, recipe.max_model_tokens)
+    # Two layers' states of one prefill; of the sampler, ten fp32 copies of the logits of all running sequences.
     layer = wide * (4 * shape.hidden + (shape.query_width + 2 * shape.kv_width + 3 * shape.feed_forward) / split)
-    working = batched * layer + 12 * rollouts.max_concurrent_requests * shape.vocabulary
+    working = 2 * batched * layer + 40 * rollouts.max_concurrent_requests * shape.vocabulary
     per_token = 2 * wide * shape.layers * shape.kv_width / min(split, shape.kv_heads)
     if on_gpu:
         cache = max(0.0, rollouts.gpu_memory_fraction * gpu_bytes - weights - working) if gpu_bytes else 0.0
@@ -242,7 +244,12 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
     parts = (
         Part(name="weights", bytes=weights, formula=f"{wide} N" + f" / {split}" * (split > 1), knob=tensor_parallel),
         Part(name="KV cache", bytes=cache, formula=f"{per_token / 1024:.1f} KiB per token", knob=knob),
-        Part(name="working memory", bytes=working, formula=f"{batched} tokens at once", knob=FIXED),
+        Part(
+            name="working memory",
+            bytes=working,
+            formula=f"{batched} tokens of prefill, sampling",
+            knob="rollouts.max_concurrent_requests",
+        ),
     )
     count = rollouts.actors * split
     return Need(who="engine", count=count, on_gpu=on_gpu, always=parts), int(cache // per_token)

@@ -2,8 +2,8 @@
 
     python -m tests.soak.sizing_process rank|engine MODEL_DIR RECIPE [KEY=VALUE ...]
 
-``baseline_mib`` is the same process (for an engine: a vLLM worker with next to no model and cache) before there is any
-model; ``peak_mib`` the kernel's high-water mark after the work.
+``peak_mib`` is the kernel's high-water mark after the work; ``baseline_mib`` that of the same process with next to no
+model: what the libraries take.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import random
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
@@ -46,13 +48,12 @@ def full_micro_batch(recipe: Recipe) -> tuple[TrainSequence, ...]:
     )
 
 
-def rank(model_dir: str, recipe: Recipe) -> dict[str, float]:
-    """A ZeRO-3 group of one rank, some GRPO steps on full micro-batches."""
+def rank_peak(model_dir: str, recipe: Recipe) -> float:
+    """The high-water mark of a ZeRO-3 group of one rank after some GRPO steps on full micro-batches, MiB."""
     from learner.process import prepare_process
 
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     prepare_process(recipe.learner)
-    import deepspeed  # noqa: F401  # part of the baseline
     import torch.distributed as dist
 
     from learner.grpo_loop import Stopwatch, train_on
@@ -61,14 +62,13 @@ def rank(model_dir: str, recipe: Recipe) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        baseline = read_status(os.getpid())["VmRSS"]
         policy = ZeroPolicy(model_dir, recipe.learner, recipe.grpo.optimizer, total_optimizer_steps=STEPS)
         shard = TrainShard(micro_batches=(full_micro_batch(recipe),))
         for _ in range(STEPS):
             train_on(policy, shard, recipe.grpo, Stopwatch())
             for _ in gather_buckets(policy.module, int(recipe.learner.sync_bucket_mib * 2**20)):
                 pass
-        return {"baseline_mib": baseline / 2**20, "peak_mib": read_status(os.getpid())["VmHWM"] / 2**20}
+    return read_status(os.getpid())["VmHWM"] / 2**20
 
 
 async def worker_peak(model_dir: str, recipe: Recipe) -> float:
@@ -97,19 +97,34 @@ async def worker_peak(model_dir: str, recipe: Recipe) -> float:
     return max(peaks) / 2**20
 
 
-def engine(model_dir: str, recipe: Recipe) -> dict[str, float]:
+def measure(what: str, model_dir: str, recipe: Recipe) -> float:
+    """Peak of a rank or an engine; each call in a process of its own, since a high-water mark never falls."""
+    return asyncio.run(worker_peak(model_dir, recipe)) if what == "engine" else rank_peak(model_dir, recipe)
+
+
+def smallest(recipe: Recipe) -> Recipe:
+    """The same recipe with next to no tokens and cache."""
+    rollouts = {"kv_cache_gib": 0.01, "max_concurrent_requests": 1, "max_prompt_tokens": 8, "max_completion_tokens": 4}
+    learner = {"max_tokens_per_micro_batch": 16}
+    return recipe.model_copy(
+        update={
+            "rollouts": recipe.rollouts.model_copy(update=rollouts),
+            "learner": recipe.learner.model_copy(update=learner),
+        }
+    )
+
+
+def main(what: str, model_dir: str, recipe: Recipe) -> dict[str, float]:
     from tests.tiny_model import build_model, save_model
 
-    tiny = recipe.rollouts.model_copy(
-        update={"kv_cache_gib": 0.01, "max_concurrent_requests": 1, "max_prompt_tokens": 8, "max_completion_tokens": 4}
-    )
     with tempfile.TemporaryDirectory() as folder:
         save_model(build_model(0), Path(folder))
-        baseline = asyncio.run(worker_peak(folder, recipe.model_copy(update={"rollouts": tiny})))
-    return {"baseline_mib": baseline, "peak_mib": asyncio.run(worker_peak(model_dir, recipe))}
+        jobs = ((what, folder, smallest(recipe)), (what, model_dir, recipe))
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            baseline, peak = [pool.submit(measure, *job).result() for job in jobs]
+    return {"baseline_mib": baseline, "peak_mib": peak}
 
 
 if __name__ == "__main__":
-    what, model, path, *overrides = sys.argv[1:]
-    figures = {"rank": rank, "engine": engine}[what](model, load_recipe(path, overrides))
-    sys.stdout.write("\n" + json.dumps(figures) + "\n")
+    kind, model, path, *overrides = sys.argv[1:]
+    sys.stdout.write("\n" + json.dumps(main(kind, model, load_recipe(path, overrides))) + "\n")

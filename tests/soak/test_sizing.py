@@ -1,6 +1,6 @@
 """The dry run's estimate against the memory that real processes took: within 20 %, for two models and both precisions.
 
-Compared is what a process takes beyond the same process without a model (`sizing_process.py`).
+Compared is what a process takes beyond the same process with next to no model (`sizing_process.py`).
 """
 
 from __future__ import annotations
