@@ -33,6 +33,8 @@ SMALL = (
     "loop.samples_per_question=4",
     "loop.checkpoint_every=20",
     "loop.evaluation.every=0",
+    # Memory of the KV cache becomes resident block by block as blocks are first used: a small one is all in use early.
+    "rollouts.kv_cache_gib=0.0625",
     "data.questions.hpo.train_questions=1000",  # too many to be solved before the last step
 )
 """Small batches of the quickstart's policy, so that a step takes seconds; commits and weight updates as in any run."""
@@ -40,6 +42,10 @@ GROWTH_MIB = 24.0
 GROWTH_SHARE = 0.05
 """A process may grow by the larger of the two between the quarters: heaps breathe, and a leak of a tenth of a MiB per
 step (15 MiB) would show in a process of a few hundred."""
+
+
+CLOCK_SHARE = 0.05
+"""Part of a core that a process may spend by the clock (heartbeats, live figures), not by the step."""
 
 
 @dataclass
@@ -176,4 +182,4 @@ def test_a_step_takes_as_long_at_the_end(watched: tuple[Watch, RunStore]) -> Non
         samples = next(s for name, s in watch.cpu.items() if name.startswith(role) and lived_through(s))
         first, last = slope(samples, 0.05, 0.25), slope(samples, 0.75, 1.0)
         runs.say(f"processor seconds per step of the {role}: {first:.2f} -> {last:.2f}")
-        assert last < 1.2 * first + 0.05, role
+        assert last < 1.2 * first + 0.05 + CLOCK_SHARE * max(0.0, wall[1] - wall[0]), role
