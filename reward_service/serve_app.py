@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from reward_service.config import RewardConfig, ServiceConfig
 from reward_service.http_app import create_app
@@ -32,7 +33,13 @@ def build_app(service: ServiceConfig, rewards: RewardConfig, token: str) -> Fast
 
 def deploy(service: ServiceConfig, rewards: RewardConfig, token: str) -> None:
     """Start the service on the Ray cluster that this process is connected to, and wait until it answers."""
-    serve.start(proxy_location="HeadOnly", http_options={"host": service.host, "port": service.port})
+    # A line on disk for each refusal would make overload worse; /metrics counts the requests by status.
+    quiet = LoggingConfig(enable_access_log=False)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": service.host, "port": service.port},
+        logging_config=quiet,
+    )
 
     def builder() -> FastAPI:  # a plain function: Serve takes any other callable for the application itself
         return build_app(service, rewards, token)
@@ -40,6 +47,7 @@ def deploy(service: ServiceConfig, rewards: RewardConfig, token: str) -> None:
     deployment: Any = serve.deployment(
         serve.ingress(builder)(),
         name="rewards",
+        logging_config=quiet,
         ray_actor_options={"num_cpus": service.cpus_per_replica},
         max_ongoing_requests=service.max_pending_requests,
         max_queued_requests=service.max_pending_requests,

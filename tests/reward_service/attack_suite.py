@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from data.records import Question
+from data.records import Option, Question
 from tests.data.examples import MARFAN
 
 PATH = Path(__file__).with_name("attacks.yaml")
@@ -33,8 +33,26 @@ QUESTIONS: dict[str, Question] = {
     "words": _open("yes_no_maybe", "maybe"),
     "number": _open("number", "5.5 mmol/L"),
     "text": _open("text", "Marfan syndrome", "Marfan's syndrome"),
+    "genotype": dataclasses.replace(
+        MARFAN,
+        options=tuple(Option(label=a, text=t) for a, t in zip("ABCD", ("AA", "Aa", "aa", "a0"), strict=True)),
+        accepted_answers=(),
+    ),
+    "year": _open("number", "2017"),
+    "rate": _open("number", "16 breaths/min"),
+    "filtration": _open("number", "60 mL/min/1.73 m2"),
 }
-RIGHT = {"marfan": "B", "several": "B, D", "words": "maybe", "number": "5.5 mmol/L", "text": "Marfan syndrome"}
+RIGHT = {
+    "marfan": "B",
+    "several": "B, D",
+    "words": "maybe",
+    "number": "5.5 mmol/L",
+    "text": "Marfan syndrome",
+    "genotype": "Aa",
+    "year": "2017",
+    "rate": "16 /min",
+    "filtration": "1 mL/s/1.73m²",
+}
 
 
 def build(row: Mapping[str, Any]) -> str:

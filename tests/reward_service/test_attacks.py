@@ -18,7 +18,7 @@ FAMILIES = {
     "empty", "hedging", "all letters", "repeated tags", "nested tags", "tags in the reasoning", "broken tags",
     "answer only in the reasoning", "text outside", "look-alike Unicode", "invisible marks", "prompt repeated",
     "option text with a wrong letter", "near the option text", "instructions to the judge", "other languages",
-    "several right options", "yes, no, maybe", "numbers", "free text", "huge",
+    "options of the same letters", "several right options", "yes, no, maybe", "numbers", "free text", "huge",
 }  # fmt: skip
 
 
