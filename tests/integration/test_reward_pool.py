@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 
 import psutil
@@ -27,6 +28,9 @@ def cluster() -> Iterator[None]:
     yield
     if started:
         ray.shutdown()
+
+
+GROWING_MIB = 192
 
 
 def groups(count: int) -> list[Group]:
@@ -120,6 +124,43 @@ async def test_hostile_verifiers_cost_their_groups_and_nothing_else() -> None:
     await asyncio.sleep(1.0)
     left = [p for p in psutil.process_iter(["cmdline"]) if _is_worker_here(p)]
     assert left == [], "worker processes outlived their actor"
+
+
+@pytest.mark.usefixtures("cluster")
+@aio
+async def test_the_pool_grows_under_a_slow_verifier_and_shrinks_when_idle() -> None:
+    config = RewardConfig(
+        actors=1,
+        max_actors=2,
+        idle_s=1.0,
+        user_verifiers={"obey": "tests.reward_service.hostile_verifiers:obey"},
+        workers=WorkerConfig(memory_mib=GROWING_MIB),
+    )
+    pool = RewardPool(config)
+
+    def load() -> Iterator[Group]:
+        """Work until the pool has grown and its second actor has had some."""
+        for asked in itertools.count():
+            if asked > 400 or (pool.counters.grown and pool.counters.scored >= 12):
+                return
+            yield _obedient("wait 0.3 stroke")
+
+    try:
+        async for result in pool.score_many(load()):
+            assert isinstance(result, ScoredGroup) and result.scores[0].reason == "correct"
+        assert len(pool.actors) == 2 and pool.counters.grown == 1
+        extra = set(pool.actors)
+        for _ in range(100):
+            if len(pool.actors) == 1:
+                break
+            await asyncio.sleep(0.2)
+        assert len(pool.actors) == 1 and pool.counters.shrunk == 1
+        (gone,) = extra - set(pool.actors)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(gone.ready.remote(), timeout=30)
+        assert isinstance(await pool.score(_obedient("stroke")), ScoredGroup)  # the one that is left still works
+    finally:
+        pool.close()
 
 
 def _is_worker_here(process: psutil.Process) -> bool:
