@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -104,6 +104,9 @@ class LoopConfig(StrictModel):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 class Recipe(StrictModel):
     """A whole run. Sections belong to the rooms whose code they steer."""
 
@@ -183,17 +186,26 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def override_recipe(document: dict[str, Any], overrides: list[str] | None, *, origin: str) -> Recipe:
     """Apply ``a.b=value`` overrides to a plain mapping and validate it."""
     for override in overrides or []:
-        _apply(document, override)
+        apply_override(document, override)
     return parse_recipe(document, origin=origin)
 
 
 def parse_recipe(document: dict[str, Any], *, origin: str = "recipe") -> Recipe:
     """Validate a recipe given as a plain mapping; errors are collected into one line."""
+    return validate(Recipe, document, origin=origin)
+
+
+def validate(model: type[M], document: dict[str, Any], *, origin: str) -> M:
+    """Settings from a plain mapping.
+
+    Raises:
+        ConfigError: everything that is wrong with them, in one line.
+    """
     try:
         # Through JSON, because strict mode takes YAML's lists for tuples only there.
-        return Recipe.model_validate_json(json.dumps(document, default=str))
+        return model.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
+        problems = [_explain(item, model) for item in error.errors()]
         remedy = "; ".join(dict.fromkeys(remedy for _, remedy in problems))
         raise ConfigError(f"{origin}: " + "; ".join(problem for problem, _ in problems), remedy=remedy) from error
 
@@ -218,7 +230,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Write ``a.b=value``, the value in YAML, into a mapping. Raises `ConfigError`."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(
@@ -242,12 +255,12 @@ def _apply(document: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(item: Any) -> tuple[str, str]:
-    """One pydantic error as (problem, remedy) in the terms of the recipe."""
+def _explain(item: Any, root: type[BaseModel]) -> tuple[str, str]:
+    """One pydantic error as (problem, remedy) in the terms of the settings."""
     location = [str(part) for part in item["loc"]]
     field = ".".join(location) or "recipe"
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        near = difflib.get_close_matches(location[-1], _known_keys(root, location[:-1]), n=1)
         return f"{field} is not a known key", f"did you mean {near[0]!r}?" if near else f"remove {field}"
     if item["type"] == "missing":
         return f"{field} is missing", f"add {field}"
@@ -258,8 +271,8 @@ def _explain(item: Any) -> tuple[str, str]:
     return f"{field} = {item['input']!r}: {message}", f"correct {field}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] | None = Recipe
+def _known_keys(root: type[BaseModel], location: list[str]) -> list[str]:
+    model: type[BaseModel] | None = root
     for part in location:
         field = model.model_fields.get(part) if model else None
         model = _model_in(field.annotation) if field else None

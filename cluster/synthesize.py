@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.plain_errors import plain_errors
-from data.errors import ConfigError
 
 if TYPE_CHECKING:
+    from data.synthesis.config import SynthesisConfig
     from data.synthesis.explain import Evidence, Explanation
     from data.synthesis.store import Traced
 
@@ -94,27 +94,14 @@ def build(
                   markup=False, soft_wrap=True)  # fmt: skip
 
 
-def _config(graph: str, overrides: list[str]) -> Any:
-    import yaml
-    from pydantic import ValidationError
-
+def _config(graph: str, overrides: list[str]) -> SynthesisConfig:
+    from cluster.config import apply_override, validate
     from data.synthesis.config import SynthesisConfig
 
     values: dict[str, Any] = {"graph": graph}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r} has no '='", remedy="write --set KEY=VALUE")
-        place = values
-        *outer, last = key.split(".")
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = yaml.safe_load(value)
-    try:
-        return SynthesisConfig.model_validate(values)
-    except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"--set: {said}", remedy="see docs/synthesis.md for the settings") from None
+    for override in overrides:
+        apply_override(values, override)
+    return validate(SynthesisConfig, values, origin="--set")
 
 
 def _print_report(console: Console, report: dict[str, Any]) -> None:

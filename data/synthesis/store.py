@@ -105,6 +105,11 @@ def _explanations(location: str, start: str | None) -> list[str]:
             f"{location} holds no synthesised questions ({EXPLANATIONS} is missing)",
             remedy="make some: fleming data synthesize",
         )
-    table = pq.read_table(io.BytesIO(storage.read(EXPLANATIONS)))
+    try:
+        table = pq.read_table(io.BytesIO(storage.read(EXPLANATIONS)), schema=_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{EXPLANATIONS} in {location} cannot be read: {str(error)[:160]}", remedy="make the questions again"
+        ) from error
     rows = zip(table["question_id"].to_pylist(), table["explanation"].to_pylist(), strict=True)
     return [text for identifier, text in rows if start is None or (start and identifier.startswith(start))]
