@@ -21,6 +21,12 @@ class RolloutConfig(StrictModel):
     cpu_threads: Annotated[
         int, Field(ge=0, description="OpenMP threads of a CPU engine; 0 = share the cores evenly")
     ] = 0
+    bind_cores: Annotated[
+        bool,
+        Field(
+            description="pin each CPU engine to cores of its own; leave it off where containers share a host's cores"
+        ),
+    ] = False
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto = bfloat16 on GPU, float32 on CPU")
     ] = "auto"

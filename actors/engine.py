@@ -22,9 +22,11 @@ import numpy as np
 import psutil
 
 from actors.config import RolloutConfig
+from actors.cores import CoreClaim
 from actors.engine_setup import (
     ModelFiles,
     check_update,
+    cpu_threads,
     engine_args,
     engine_environment,
     read_model_files,
@@ -69,6 +71,7 @@ class RolloutEngine:
         self._tokenizer: Any = None
         self._folder: Path | None = None
         self._guardian: Guardian | None = None
+        self._claim: CoreClaim | None = None
         self._failure = "was not started"
         self._version = 0
         self._updating = asyncio.Lock()
@@ -134,7 +137,9 @@ class RolloutEngine:
         return path.read_text(errors="replace") if path and path.exists() else ""
 
     def _create(self, folder: Path) -> AsyncLLM:
-        with engine_environment(self.config, folder):
+        if self.config.bind_cores:
+            self._claim = CoreClaim(cpu_threads(self.config))
+        with engine_environment(self.config, folder, self._claim.cores if self._claim else ()):
             from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -156,6 +161,8 @@ class RolloutEngine:
         if self._guardian is not None:
             guardian, self._guardian = self._guardian, None
             await asyncio.to_thread(guardian.dismiss)
+        if self._claim is not None:
+            self._claim.release()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

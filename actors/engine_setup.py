@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,16 +155,17 @@ def cpu_threads(config: RolloutConfig) -> int:
 
 
 @contextmanager
-def engine_environment(config: RolloutConfig, log_dir: Path) -> Iterator[None]:
+def engine_environment(config: RolloutConfig, log_dir: Path, cores: Sequence[int] = ()) -> Iterator[None]:
     """The environment that vLLM's child processes inherit; put back afterwards.
 
-    Threads are counted but not pinned: engines and learner ranks on one machine know nothing of each other's cores.
+    Threads are pinned to ``cores``, one each. Without them they are counted but not pinned: vLLM's own way, every
+    engine on all the cores of its NUMA node, would put all engines of a host on the same ones.
     """
     logging_file = log_dir / "logging.json"
     logging_file.write_text(json.dumps(_logging_config(str(log_dir / "vllm.log"))))
     changes: dict[str, str | None] = {
         "OMP_NUM_THREADS": str(cpu_threads(config)),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)) or "nobind",
         "VLLM_CPU_KVCACHE_SPACE": None,
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",

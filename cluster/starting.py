@@ -35,6 +35,7 @@ MAY_CHANGE_ON_RESUME = (
     "learner.cpu",
     "learner.node_group",
     "learner.max_",
+    "learner.logits_chunk_mib",
     "learner.sync_bucket_mib",
     "learner.collective_timeout_s",
     "learner.start_timeout_s",

@@ -111,6 +111,9 @@ def test_the_environment_is_for_the_children_only(tmp_path: Path, monkeypatch: p
         assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
         assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ and os.environ["VLLM_NO_USAGE_STATS"] == "1"
         assert json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())["version"] == 1
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    with engine_environment(RolloutConfig(cpu_threads=2), tmp_path, (4, 7)):
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "4,7"
     assert dict(os.environ) == before
 
 

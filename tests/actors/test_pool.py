@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.config import RolloutConfig
 from actors.pool import RolloutPool, sample_seed
 from data.errors import DataError, EngineError
-from data.records import Completion, Option, Question, VersionSpan
+from data.records import Completion, Group, Option, Question, VersionSpan
 from data.wire import EngineStats, Sampler, SampleRequest, SamplingSpec, WeightUpdate
 
 QUESTION = Question(
@@ -135,6 +135,31 @@ def test_groups_go_to_the_actor_with_the_fewest_outstanding_tokens() -> None:
         assert (len(slow.requests), len(fast.requests)) == (8, 8)
         slow.gate.set()
         await first
+        assert pool._outstanding == [0, 0]
+
+    asyncio.run(scenario())
+
+
+def test_tokens_count_and_not_requests() -> None:
+    """Two requests of 1,000 tokens weigh more than twenty of 10; a long prompt weighs too."""
+
+    async def scenario() -> None:
+        few_long, many_short = FakeActor("few long"), FakeActor("many short")
+        for actor in (few_long, many_short):
+            actor.gate.clear()
+        pool = pool_of(few_long, many_short)
+
+        def start(draw: int, k: int, max_tokens: int) -> asyncio.Future[Group]:
+            sampling = SamplingSpec(temperature=1.0, max_tokens=max_tokens)
+            return asyncio.ensure_future(pool.sample_group(QUESTION, draw=draw, k=k, sampling=sampling))
+
+        groups = [start(0, 2, 1000), start(1, 20, 10), start(2, 1, 10)]
+        await asyncio.sleep(0.01)
+        assert (len(few_long.requests), len(many_short.requests)) == (2, 21)
+        assert pool._outstanding == [2 * (3 + 1000), 21 * (3 + 10)]
+        for actor in (few_long, many_short):
+            actor.gate.set()
+        await asyncio.gather(*groups)
         assert pool._outstanding == [0, 0]
 
     asyncio.run(scenario())

