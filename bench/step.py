@@ -33,8 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
-
-from bench.step_parts import PARTS, Workload
+from step_parts import PARTS, Workload
 
 ORDER = ("matmul", "plain", "ours", "trl", "learner")
 
@@ -121,7 +120,8 @@ def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def peak(part: dict[str, Any]) -> float:
-    return max(phase["peak_mib"] for phase in part["phases"].values())
+    highest: float = max(phase["peak_mib"] for phase in part["phases"].values())
+    return highest
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:

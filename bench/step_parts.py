@@ -10,11 +10,11 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Spans = list[tuple[float, float]]
 
@@ -30,7 +30,7 @@ class Workload:
     max_tokens: int
     steps: int
     threads: int
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     scratch: str
 
     @property
@@ -56,7 +56,7 @@ class Phases(dict[str, dict[str, Spans]]):
 def texts(count: int) -> list[str]:
     """Questions of about fifty words, all different."""
     rng = random.Random(0)
-    words = [
+    words = (
         "fever",
         "cough",
         "rash",
@@ -67,12 +67,9 @@ def texts(count: int) -> list[str]:
         "lesion",
         "artery",
         "biopsy",
-        "serum",
-        "onset",
         "pain",
         "mass",
-        "loss",
-    ]
+    )
     return [" ".join(rng.choice(words) for _ in range(50)) + f" case {index}: which is it?" for index in range(count)]
 
 
@@ -169,7 +166,19 @@ def ours(workload: Workload) -> dict[str, Any]:
         ray.shutdown()
 
 
-async def _ours(workload: Workload) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Halves:
+    """Both halves of a run, up: ``prompts`` are the questions, ``micro_batch_tokens`` the learner's bound."""
+
+    pool: Any
+    client: Any
+    questions: list[Any]
+    micro_batch_tokens: int
+
+
+@asynccontextmanager
+async def halves(workload: Workload) -> AsyncIterator[Halves]:
+    """One rollout actor and one learner rank with a mailbox between, as `fleming run` wires them; Ray must be up."""
     import ray
 
     from actors.config import RolloutConfig
@@ -177,8 +186,8 @@ async def _ours(workload: Workload) -> dict[str, Any]:
     from actors.rollout_actor import create_rollout_actors
     from cluster.learner_client import LearnerClient
     from data.records import Option, Question
-    from data.wire import RestorePoint, SamplingSpec
-    from learner.config import GrpoConfig, LearnerConfig, OptimizerConfig
+    from data.wire import RestorePoint
+    from learner.config import GrpoConfig, OptimizerConfig
     from learner.jobs import GrpoJob
     from learner.mailbox import MailboxActor
     from learner.trainer import LearnerRun
@@ -188,6 +197,7 @@ async def _ours(workload: Workload) -> dict[str, Any]:
     questions = [
         Question(source="bench", language="en", stem=f"{i}", options=options, answer_label="A") for i in range(len(ids))
     ]
+    prompts = dict(zip((question.id for question in questions), ids, strict=True))
     rollouts = RolloutConfig(
         cpus_per_actor=0.5,
         cpu_threads=workload.threads,
@@ -195,16 +205,10 @@ async def _ours(workload: Workload) -> dict[str, Any]:
         kv_cache_gib=0.25,
         max_concurrent_requests=workload.rows,
     )
-    prompts = dict(zip((question.id for question in questions), ids, strict=True))
     handles = create_rollout_actors(rollouts, workload.model_dir, seed=0, max_model_len=1024)
     pool = RolloutPool(handles, lambda question: prompts[question.id], 0, rollouts)
     mailbox = MailboxActor.remote(RestorePoint(step=0, checkpoint=None))
-    learner = LearnerConfig(
-        cpus_per_rank=0.5,
-        cpu_threads=workload.threads,
-        dtype=workload.dtype,
-        max_tokens_per_micro_batch=workload.micro_batch_rows * (max(map(len, ids)) + workload.max_tokens),
-    )
+    learner = one_rank(workload)
     job = GrpoJob(
         run_name="bench",
         storage=workload.scratch,
@@ -219,32 +223,41 @@ async def _ours(workload: Workload) -> dict[str, Any]:
     finished = LearnerRun.remote().run_grpo.remote(job)
     client = LearnerClient(mailbox, finished, start_timeout_s=200.0)
     await asyncio.gather(pool.start(), client.started())
-    sampling = SamplingSpec(temperature=1.0, max_tokens=workload.max_tokens)
-    phases, tokens, learner_seconds = Phases(), [], []
-    for step in range(1, workload.steps + 1):
-        with phases.time("step"):
-            with phases.time("rollout"):
-                groups = await asyncio.gather(
-                    *(pool.sample_group(q, draw=step, k=workload.group, sampling=sampling) for q in questions)
-                )
-            with phases.time("learner"):
-                done, ready, _ = await client.train(_train_step(step, groups, learner))
-            with phases.time("sync"):
-                assert ready is not None
-                await pool.publish(ready.update)
-        tokens.append(sum(len(c.token_ids) for group in groups for c in group.completions))
-        learner_seconds.append(dict(done.seconds))
-        del ready
+    yield Halves(pool=pool, client=client, questions=questions, micro_batch_tokens=learner.max_tokens_per_micro_batch)
     await client.stop(20.0)
     await pool.close()
     ray.get(finished, timeout=30)
+
+
+async def _ours(workload: Workload) -> dict[str, Any]:
+    from data.wire import SamplingSpec
+
+    sampling = SamplingSpec(temperature=1.0, max_tokens=workload.max_tokens)
+    phases, tokens, learner_seconds = Phases(), [], []
+    async with halves(workload) as ours:
+        for step in range(1, workload.steps + 1):
+            with phases.time("step"):
+                with phases.time("rollout"):
+                    groups = await asyncio.gather(
+                        *(
+                            ours.pool.sample_group(question, draw=step, k=workload.group, sampling=sampling)
+                            for question in ours.questions
+                        )
+                    )
+                with phases.time("learner"):
+                    done, ready, _ = await ours.client.train(_train_step(step, groups, ours.micro_batch_tokens))
+                with phases.time("sync"):
+                    await ours.pool.publish(ready.update)
+            tokens.append(sum(len(c.token_ids) for group in groups for c in group.completions))
+            learner_seconds.append(dict(done.seconds))
+            del ready  # the store keeps one update only
     count = statistics.median(tokens)
     rate = count / statistics.median(end - start for start, end in phases["step"]["spans"][1:])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate, "learner_seconds": learner_seconds[-1]}
 
 
-def _train_step(step: int, groups: list[Any], learner: Any) -> Any:
-    """The batch of one step; a reward that needs no verifier, as in `trl`: whether the length is even."""
+def _train_step(step: int, groups: list[Any], limit: int) -> Any:
+    """The batch of one step; a reward that needs no verifier, as in `trl`: the last token's parity."""
     import ray
 
     from data.records import Score, ScoredGroup
@@ -258,7 +271,6 @@ def _train_step(step: int, groups: list[Any], learner: Any) -> Any:
     scored = [
         ScoredGroup(group=g, scores=tuple(score(c) for c in g.completions), verifier_version="bench") for g in groups
     ]
-    limit = learner.max_tokens_per_micro_batch
     shards = plan_shards(sequences_of(scored), ranks=1, max_tokens_per_micro_batch=limit)
     return TrainStep(step=step, shards=tuple(ray.put(shard) for shard in shards), publish=True)
 
@@ -273,14 +285,14 @@ def trl(workload: Workload) -> dict[str, Any]:
     torch.set_num_threads(workload.threads)
     phases, tokens = Phases(), []
 
-    class Trainer(GRPOTrainer):  # type: ignore[misc]
+    class Trainer(GRPOTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             with phases.time("rollout"):
                 output = super()._generate_and_score_completions(inputs)
             tokens.append(int(output["completion_mask"].sum()))
             return output
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.start = time.time()
 
@@ -338,7 +350,7 @@ def learner(workload: Workload) -> dict[str, Any]:
 
     from learner.process import prepare_process
 
-    config = _one_rank(workload)
+    config = one_rank(workload)
     prepare_process(config)
     dist.init_process_group("gloo", init_method=f"file://{workload.scratch}/store", rank=0, world_size=1)
     rows = _ragged(workload)
@@ -349,12 +361,17 @@ def learner(workload: Workload) -> dict[str, Any]:
     return {"phases": phases, "tokens": tokens, "packed_flops": flops, "packed_tokens": shares}
 
 
-def _one_rank(workload: Workload) -> Any:
+def one_rank(workload: Workload) -> Any:
+    """A learner of one rank on the CPU, whose micro-batches are as large as the other learners' padded ones."""
     from learner.config import LearnerConfig
 
     bound = workload.micro_batch_rows * (max(map(len, prompt_ids(workload))) + workload.max_tokens)
     return LearnerConfig(
-        device="cpu", dtype=workload.dtype, cpu_threads=workload.threads, max_tokens_per_micro_batch=bound
+        device="cpu",
+        dtype=workload.dtype,
+        cpus_per_rank=0.5,
+        cpu_threads=workload.threads,
+        max_tokens_per_micro_batch=bound,
     )
 
 
@@ -413,8 +430,9 @@ def step_flops(workload: Workload, batch: Any) -> float:
     per_layer = shape.hidden_size * (2 * width + 2 * kv) + 3 * shape.hidden_size * shape.intermediate_size
     pairs = sum(n * (n + 1) / 2 for n in batch.segments.lengths)
     layers = shape.num_hidden_layers
-    body = 6.0 * layers * per_layer * batch.input_ids.numel() + 12.0 * layers * width * pairs
-    return body + 6.0 * shape.vocab_size * shape.hidden_size * len(batch.targets)
+    body: float = 6.0 * layers * per_layer * batch.input_ids.numel() + 12.0 * layers * width * pairs
+    head: float = 6.0 * shape.vocab_size * shape.hidden_size * len(batch.targets)
+    return body + head
 
 
 def _padded(workload: Workload, rows: list[Any], phases: Phases) -> None:
