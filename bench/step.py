@@ -33,9 +33,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
-from step_parts import PARTS, Workload
+from step_learner import learner
+from step_parts import Workload, matmul, ours, plain, prepare, trl
 
-ORDER = ("matmul", "plain", "ours", "trl", "learner")
+PARTS = {"matmul": matmul, "plain": plain, "ours": ours, "trl": trl, "learner": learner}
 
 
 class MemoryWatch(threading.Thread):
@@ -61,9 +62,9 @@ class MemoryWatch(threading.Thread):
         self._done.set()
         self.join()
 
-    def peak(self, spans: list[tuple[float, float]]) -> float:
+    def peak(self, spans: list[tuple[float, float, float]]) -> float:
         """MiB; the highest sample inside any of ``spans`` (half a second around them counts)."""
-        inside = [m for at, m in self._samples if any(start - 0.3 <= at <= end + 0.3 for start, end in spans)]
+        inside = [m for at, m in self._samples if any(start - 0.3 <= at <= end + 0.3 for start, end, _ in spans)]
         return max(inside, default=0) / 2**20
 
 
@@ -90,7 +91,8 @@ def run_part(name: str, workload: Path) -> dict[str, Any]:
             raise SystemExit(f"part {name} failed:\n{Path(log.name).read_text()[-4000:]}")
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     for phase in result.get("phases", {}).values():
-        phase["seconds"] = statistics.median(end - start for start, end in phase["spans"][1:])
+        phase["seconds"] = statistics.median(end - start for start, end, _ in phase["spans"][1:])
+        phase["cpu_s"] = statistics.median(cpu for _, _, cpu in phase["spans"][1:])
         phase["peak_mib"] = watch.peak(phase.pop("spans"))
     return result
 
@@ -100,23 +102,31 @@ def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     ours, trl, plain = (results.get(name) for name in ("ours", "trl", "plain"))
     if ours and trl:
-        found["ours / TRL, completion tokens per second, end to end"] = ours["tokens_per_s"] / trl["tokens_per_s"]
         found["ours / TRL, peak memory"] = peak(ours) / peak(trl)
-        for phase in ("rollout", "learner"):
-            seconds = [part["phases"][phase]["seconds"] / part["tokens"] for part in (trl, ours)]
-            found[f"ours / TRL, tokens per second, {phase}"] = seconds[0] / seconds[1]
+        for phase, label in (("step", "end to end"), ("rollout", "rollouts"), ("learner", "learner")):
+            for unit, name in (("seconds", "second"), ("cpu_s", "CPU second")):
+                found[f"ours / TRL, tokens per {name}, {label}"] = rate(ours, phase, unit) / rate(trl, phase, unit)
     if ours and plain:
-        rate = ours["tokens"] / ours["phases"]["rollout"]["seconds"]
-        for phase, figures in plain["phases"].items():
-            found[f"our rollouts / vllm.LLM.generate ({phase})"] = rate / (plain["tokens"] / figures["seconds"])
+        for phase in plain["phases"]:
+            for unit, name in (("seconds", "second"), ("cpu_s", "CPU second")):
+                ratio = rate(ours, "rollout", unit) / rate(plain, phase, unit)
+                found[f"our rollouts / vllm.LLM.generate ({phase}), tokens per {name}"] = ratio
     if learner := results.get("learner"):
-        times = learner["phases"]
-        found["packed / padded learner, tokens per second"] = times["padded"]["seconds"] / times["packed"]["seconds"]
-        found["packed / padded learner, peak memory"] = times["packed"]["peak_mib"] / times["padded"]["peak_mib"]
+        packed, padded = learner["phases"]["packed"], learner["phases"]["padded"]
+        found["packed / padded learner, tokens per second"] = padded["seconds"] / packed["seconds"]
+        found["packed / padded learner, tokens per CPU second"] = padded["cpu_s"] / packed["cpu_s"]
+        found["packed / padded learner, peak memory"] = packed["peak_mib"] / padded["peak_mib"]
         if matmul := results.get("matmul"):
-            rate = learner["packed_flops"] / times["packed"]["seconds"]
-            found["packed learner / matmul rate"] = rate / (1e9 * matmul["gflops"])
+            found["packed learner / matmul rate"] = learner["packed_flops"] / packed["seconds"] / matmul["flops"]
+            found["packed learner / matmul rate, per CPU second"] = (
+                learner["packed_flops"] / packed["cpu_s"] / matmul["flops_per_cpu_s"]
+            )
     return found
+
+
+def rate(part: dict[str, Any], phase: str, unit: str) -> float:
+    """Completion tokens per wall-clock or CPU second of a phase."""
+    return float(part["tokens"] / part["phases"][phase][unit])
 
 
 def peak(part: dict[str, Any]) -> float:
@@ -127,17 +137,18 @@ def peak(part: dict[str, Any]) -> float:
 def show(results: dict[str, dict[str, Any]]) -> None:
     for name, result in results.items():
         for phase, figures in result.get("phases", {}).items():
-            print(f"{name:<8} {phase:<34} {figures['seconds']:>8.2f} s  peak {figures['peak_mib']:>7,.0f} MiB")
+            times = f"{figures['seconds']:>8.2f} s {figures['cpu_s']:>8.2f} CPU s"
+            print(f"{name:<8} {phase:<26} {times}  peak {figures['peak_mib']:>7,.0f} MiB")
         rest = {key: value for key, value in result.items() if key != "phases"}
         print(f"{name:<8} {json.dumps(rest)}")
     for what, value in ratios(results).items():
-        print(f"{what:<62} {value:>7.2f}")
+        print(f"{what:<78} {value:>7.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
-    parser.add_argument("--parts", default=",".join(ORDER))
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8, help="completions per prompt")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
@@ -162,7 +173,7 @@ def main() -> None:
         path.write_text(json.dumps(workload.__dict__))
         prepare = [sys.executable, str(Path(__file__).resolve()), "--child", "prepare", str(path)]
         subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        results = {name: run_part(name, path) for name in ORDER if name in arguments.parts.split(",")}
+        results = {name: run_part(name, path) for name in PARTS if name in arguments.parts.split(",")}
     load = os.getloadavg()[1]
     print(
         f"{platform.processor() or platform.machine()}, {arguments.threads} threads, load of the last 5 min {load:.1f}"
@@ -174,8 +185,14 @@ def main() -> None:
             file.write(json.dumps(record) + "\n")
 
 
+def child(name: str, workload: Path) -> None:
+    """Run one part here and print its result."""
+    part = {"prepare": prepare, **PARTS}[name]
+    print(json.dumps(part(Workload(**json.loads(workload.read_text())))))
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(PARTS[sys.argv[2]](Workload(**json.loads(Path(sys.argv[3]).read_text())))))
+        child(sys.argv[2], Path(sys.argv[3]))
     else:
         main()

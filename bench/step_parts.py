@@ -1,6 +1,7 @@
 """The parts of `bench/step.py`. Each is a function of the workload that returns JSON, run in a process of its own.
 
-``phases``: name -> ``spans``, the wall-clock start and end of every step's phase; ``tokens``: completion tokens a step.
+``phases``: name -> ``spans``, for every step wall-clock start, end, and the CPU seconds that all processes of the part
+took; ``tokens``: completion tokens a step.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import os
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Spans = list[tuple[float, float]]
+import psutil
+
+Spans = list[tuple[float, float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +51,23 @@ class Phases(dict[str, dict[str, Spans]]):
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        start = time.time()
+        start = Moment()
         yield
-        self.setdefault(name, {"spans": []})["spans"].append((start, time.time()))
+        self.add(name, start, Moment())
+
+    def add(self, name: str, start: Moment, end: Moment) -> None:
+        self.setdefault(name, {"spans": []})["spans"].append((start.wall, end.wall, end.cpu - start.cpu))
+
+
+class Moment:
+    """Wall clock, and CPU seconds so far of this process and all below it."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.time(), 0.0
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                self.cpu += times.user + times.system
 
 
 def texts(count: int) -> list[str]:
@@ -96,20 +113,20 @@ def prepare(workload: Workload) -> dict[str, Any]:
 
 
 def matmul(workload: Workload) -> dict[str, Any]:
-    """GFLOP/s of square products of 2,048, the best of ten."""
+    """FLOP/s of square products of 2,048: the best of twenty by the wall clock, the median by CPU seconds."""
     import torch
 
     torch.set_num_threads(workload.threads)
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.randn(2, 2048, 2048).to(dtype)
-        seconds = []
-        for _ in range(10):
-            start = time.perf_counter()
-            a @ b
-            seconds.append(time.perf_counter() - start)
-        rates[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / min(seconds) / 1e9
-    return {"gflops": rates[workload.dtype], **rates}
+    a, b = torch.randn(2, 2048, 2048).to(getattr(torch, workload.dtype))
+    wall, cpu = [], []
+    for _ in range(20):
+        start = Moment()
+        a @ b
+        end = Moment()
+        wall.append(end.wall - start.wall)
+        cpu.append(end.cpu - start.cpu)
+    flops = 2.0 * 2048**3
+    return {"flops": flops / min(wall), "flops_per_cpu_s": flops / statistics.median(cpu)}
 
 
 def plain(workload: Workload) -> dict[str, Any]:
@@ -164,6 +181,20 @@ def ours(workload: Workload) -> dict[str, Any]:
         return asyncio.run(_ours(workload))
     finally:
         ray.shutdown()
+
+
+def one_rank(workload: Workload) -> Any:
+    """A learner of one rank on the CPU, whose micro-batches are as large as the other learners' padded ones."""
+    from learner.config import LearnerConfig
+
+    bound = workload.micro_batch_rows * (max(map(len, prompt_ids(workload))) + workload.max_tokens)
+    return LearnerConfig(
+        device="cpu",
+        dtype=workload.dtype,
+        cpus_per_rank=0.5,
+        cpu_threads=workload.threads,
+        max_tokens_per_micro_batch=bound,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +283,7 @@ async def _ours(workload: Workload) -> dict[str, Any]:
             learner_seconds.append(dict(done.seconds))
             del ready  # the store keeps one update only
     count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end in phases["step"]["spans"][1:])
+    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate, "learner_seconds": learner_seconds[-1]}
 
 
@@ -285,19 +316,27 @@ def trl(workload: Workload) -> dict[str, Any]:
     torch.set_num_threads(workload.threads)
     phases, tokens = Phases(), []
 
+    class Clock(TrainerCallback):
+        start: Moment
+        generated: Moment
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = Moment()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            end = Moment()
+            phases.add("step", self.start, end)
+            phases.add("learner", self.generated, end)
+
+    clock = Clock()
+
     class Trainer(GRPOTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             with phases.time("rollout"):
                 output = super()._generate_and_score_completions(inputs)
+            clock.generated = Moment()
             tokens.append(int(output["completion_mask"].sum()))
             return output
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.time()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            phases.setdefault("step", {"spans": []})["spans"].append((self.start, time.time()))
 
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [float(ids[-1] % 2) for ids in completion_ids]
@@ -331,161 +370,9 @@ def trl(workload: Workload) -> dict[str, Any]:
         args=settings,
         train_dataset=Dataset.from_dict({"prompt": texts(workload.prompts) * workload.steps}),
         processing_class=tokenizer,
-        callbacks=[Clock()],
+        callbacks=[clock],
     )
     trainer.train()
-    # What a step does besides generating, at the end of it.
-    learning = [
-        (roll[1], step[1]) for roll, step in zip(phases["rollout"]["spans"], phases["step"]["spans"], strict=True)
-    ]
-    phases["learner"] = {"spans": learning}
     count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end in phases["step"]["spans"][1:])
+    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate}
-
-
-def learner(workload: Workload) -> dict[str, Any]:
-    """Forward and backward of one ragged batch: packed under ZeRO-3 (one rank), and padded in plain transformers."""
-    import torch.distributed as dist
-
-    from learner.process import prepare_process
-
-    config = one_rank(workload)
-    prepare_process(config)
-    dist.init_process_group("gloo", init_method=f"file://{workload.scratch}/store", rank=0, world_size=1)
-    rows = _ragged(workload)
-    phases = Phases()
-    flops, shares = _packed(workload, config, rows, phases)
-    _padded(workload, rows, phases)
-    tokens = sum(len(row.token_ids) for row in rows)
-    return {"phases": phases, "tokens": tokens, "packed_flops": flops, "packed_tokens": shares}
-
-
-def one_rank(workload: Workload) -> Any:
-    """A learner of one rank on the CPU, whose micro-batches are as large as the other learners' padded ones."""
-    from learner.config import LearnerConfig
-
-    bound = workload.micro_batch_rows * (max(map(len, prompt_ids(workload))) + workload.max_tokens)
-    return LearnerConfig(
-        device="cpu",
-        dtype=workload.dtype,
-        cpus_per_rank=0.5,
-        cpu_threads=workload.threads,
-        max_tokens_per_micro_batch=bound,
-    )
-
-
-def _ragged(workload: Workload) -> list[Any]:
-    """Completion lengths spread evenly from 1 to the limit, each prompt with its own mix; no prompt is shared, so that
-    only padding makes the difference."""
-    from data.wire import TrainSequence
-
-    rng = random.Random(1)
-    prompts = prompt_ids(workload)
-    rows = []
-    for index in range(workload.rows):
-        prompt = tuple(prompts[index % len(prompts)][: rng.randint(8, 10_000)])
-        length = rng.randint(1, workload.max_tokens)
-        tokens = tuple(rng.randrange(300, 2000) for _ in range(length))
-        unique = (index % 1000 + 300, *prompt)
-        rows.append(
-            TrainSequence(
-                prompt_token_ids=unique,
-                token_ids=tokens,
-                sampled_logprobs=(-7.0,) * length,
-                advantage=rng.uniform(-1, 1),
-                coefficient=1 / workload.rows,
-            )
-        )
-    return rows
-
-
-def _packed(workload: Workload, config: Any, rows: list[Any], phases: Phases) -> tuple[float, int]:
-    from learner.batching import plan_shards
-    from learner.config import GrpoConfig
-    from learner.grpo_loop import Stopwatch, train_on
-    from learner.policy import ZeroPolicy
-    from learner.tensors import collate
-
-    grpo = GrpoConfig()
-    policy = ZeroPolicy(workload.model_dir, config, grpo.optimizer, total_optimizer_steps=workload.steps)
-    (shard,) = plan_shards(rows, ranks=1, max_tokens_per_micro_batch=config.max_tokens_per_micro_batch)
-    for _ in range(workload.steps):
-        with phases.time("packed"):
-            train_on(policy, shard, grpo, Stopwatch())
-    batches = [collate(micro_batch) for micro_batch in shard.micro_batches]
-    flops = sum(step_flops(workload, batch) for batch in batches)
-    return flops, sum(batch.input_ids.numel() for batch in batches)
-
-
-def step_flops(workload: Workload, batch: Any) -> float:
-    """6 per weight and token: of the layers for every packed token, of the output layer for the scored ones; attention
-    12 x width x pairs of tokens that see each other. What is computed twice counts once."""
-    from transformers import AutoConfig
-
-    shape = AutoConfig.from_pretrained(workload.model_dir)
-    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    width = head_dim * shape.num_attention_heads
-    kv = head_dim * shape.num_key_value_heads
-    per_layer = shape.hidden_size * (2 * width + 2 * kv) + 3 * shape.hidden_size * shape.intermediate_size
-    pairs = sum(n * (n + 1) / 2 for n in batch.segments.lengths)
-    layers = shape.num_hidden_layers
-    body: float = 6.0 * layers * per_layer * batch.input_ids.numel() + 12.0 * layers * width * pairs
-    head: float = 6.0 * shape.vocab_size * shape.hidden_size * len(batch.targets)
-    return body + head
-
-
-def _padded(workload: Workload, rows: list[Any], phases: Phases) -> None:
-    """The usual way: right-padded rows, longest first, all logits of the completion positions at once; AdamW."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-    from transformers import AutoModelForCausalLM
-
-    from learner.config import GrpoConfig
-    from learner.loss import grpo_loss
-
-    model = AutoModelForCausalLM.from_pretrained(workload.model_dir, dtype=getattr(torch, workload.dtype))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    grpo = GrpoConfig()
-    # As they come: sorting by length would spare padding, and a trainer whose rows arrive in groups does not sort.
-    size = workload.micro_batch_rows
-    for _ in range(workload.steps):
-        with phases.time("padded"):
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                ids = pad_sequence([torch.tensor(r.prompt_token_ids + r.token_ids) for r in part], batch_first=True)
-                lengths = torch.tensor([row.length for row in part])
-                firsts = torch.tensor([len(row.prompt_token_ids) for row in part])
-                at = torch.arange(ids.shape[1])
-                keep = ids.shape[1] - int(firsts.min())
-                logits = model(
-                    ids, attention_mask=at < lengths[:, None], use_cache=False, logits_to_keep=keep + 1
-                ).logits
-                logp = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-                current = logp.gather(2, ids[:, -keep:, None])[..., 0]
-                mask = ((at >= firsts[:, None]) & (at < lengths[:, None]))[:, -keep:]
-                loss, _ = grpo_loss(
-                    current,
-                    torch.full_like(current, -7.0),
-                    None,
-                    torch.tensor([row.advantage for row in part]),
-                    torch.tensor([row.coefficient for row in part]),
-                    mask,
-                    clip_low=grpo.clip_low,
-                    clip_high=grpo.clip_high,
-                    max_importance_weight=grpo.max_importance_weight,
-                )
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-PARTS: dict[str, Callable[[Workload], dict[str, Any]]] = {
-    "prepare": prepare,
-    "matmul": matmul,
-    "plain": plain,
-    "ours": ours,
-    "trl": trl,
-    "learner": learner,
-}
