@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -26,10 +27,21 @@ def plain_errors() -> Iterator[None]:
             raise
         console.print("interrupted" if interrupted else f"error: {known}", markup=False, soft_wrap=True)
         if RESUMABLE in getattr(error, "__notes__", ()):
-            # Spelt out, since the name of the run may stand in no file (`make demo` makes one up).
-            words = ["fleming", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"]
-            console.print(f"to go on from the last commit: {shlex.join(words)}", markup=False, soft_wrap=True)
+            command = shlex.join(going_on(sys.argv[1:], in_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ))
+            console.print(f"to go on from the last commit: {command}", markup=False, soft_wrap=True)
         raise typer.Exit(130 if interrupted else 1) from None
+
+
+def going_on(words: list[str], *, in_job: bool) -> list[str]:
+    """The command that goes on with a run, out of the words after ``fleming`` that started it.
+
+    Spelt out, since the name of the run may stand in no file (`make demo` makes one up). What ran in a job was sent by
+    a user who sends it again.
+    """
+    verb, *rest = [word for word in words if word != "--resume"]
+    if verb != "run":  # `fleming resume` goes on as it is
+        return ["fleming", verb, *rest]
+    return ["fleming", "submit" if in_job else "run", *rest, "--resume"]
 
 
 def find_known(error: BaseException | None) -> FlemingError | None:

@@ -15,7 +15,7 @@ from cluster import session
 from cluster.cli import app
 from cluster.config import load_recipe
 from cluster.lease import Lease
-from cluster.plain_errors import find_known
+from cluster.plain_errors import find_known, going_on
 from cluster.run_store import RunStore
 from cluster.starting import Attempt, check_start
 from data.errors import ConfigError, EngineError, SetupError
@@ -188,3 +188,10 @@ def test_an_error_is_found_behind_groups_and_actors() -> None:
     crossed = RayTaskError("f", "a traceback", known)
     assert str(find_known(crossed.as_instanceof_cause())) == str(known)
     assert find_known(ValueError("x")) is None
+
+
+def test_how_to_go_on_is_the_command_of_whoever_started_it() -> None:
+    words = ["run", "recipes/a.yaml", "--set", "run.name=x"]
+    assert going_on(words, in_job=False) == ["fleming", *words, "--resume"]
+    assert going_on([*words, "--resume"], in_job=True) == ["fleming", "submit", *words[1:], "--resume"]
+    assert going_on(["resume", "s3://b/x"], in_job=True) == ["fleming", "resume", "s3://b/x"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from data.errors import ConfigError
+from data.errors import ConfigError, SetupError
 from data.records import Group, ScoredGroup
 from data.wire import Scorer
 from reward_service.config import RewardConfig, WorkerConfig
-from reward_service.pool import GroupFailure, RewardPool, VerificationFailed
+from reward_service.pool import GroupFailure, RewardPool, RewardWorker, VerificationFailed
 from reward_service.reward import score_group
 from tests.aio import aio
 from tests.data.examples import group
@@ -234,3 +234,26 @@ async def test_a_failed_group_is_an_item_of_the_stream() -> None:
     pool = RewardPool(config(), FakeBackend(behave))
     results = [r async for r in pool.score_many([GROUP, poison, GROUP])]
     assert [isinstance(r, VerificationFailed) for r in results] == [False, True, False]
+
+
+@aio
+async def test_an_actor_with_other_code_refuses_before_it_starts_anything() -> None:
+    with pytest.raises(SetupError, match="a reward actor has loaded other code"):
+        await RewardWorker(config()).ready("0123")
+
+
+@aio
+async def test_a_start_waits_for_every_actor_and_says_what_the_user_can_mend() -> None:
+    backend = FakeBackend(lambda *_: None)
+    up: list[int] = []
+
+    async def ready(handle: int) -> None:
+        up.append(handle)
+        if len(up) == 3:
+            raise SetupError("other code", remedy="send it")
+
+    backend.ready = ready  # type: ignore[method-assign]
+    await RewardPool(config(), backend).start()
+    assert up == [0, 1]
+    with pytest.raises(SetupError, match="other code"):
+        await RewardPool(config(), backend).start()
