@@ -1,6 +1,7 @@
 """Synthesis, measured: speed and memory, give-aways, and how difficulty lowers a simple solver.
 
-    python bench/bench_synthesis.py --graph GRAPH [--questions 10000] [--workers 2] [--png FILE]
+    python bench/bench_synthesis.py --graph GRAPH [--questions 10000] [--workers 2] [--only-time]
+    python bench/bench_synthesis.py --graph GRAPH --made QUESTIONS [--png FILE]   # give-aways and difficulty of a build
 
 Without a graph that is there it says so and ends. `fleming graph build` makes one.
 """
@@ -8,18 +9,22 @@ Without a graph that is there it says so and ends. `fleming graph build` makes o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
-import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import psutil
 
 from data.errors import FlemingError
 from data.graph.queries import KnowledgeGraph
 from data.synthesis.checks import Outcome, option_classifiers, solve, wilson
 from data.synthesis.config import SynthesisConfig
 from data.synthesis.generate import generate, prepare
-from data.synthesis.store import Traced
+from data.synthesis.store import Traced, load
+from data.synthesis.world import World
 
 
 def main() -> None:
@@ -28,6 +33,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--png", default="")
+    parser.add_argument("--made", default="", help="questions of fleming data synthesize, instead of making some")
+    parser.add_argument("--only-time", action="store_true", help="speed and memory, nothing else")
     options = parser.parse_args()
     config = SynthesisConfig(graph=options.graph, questions=options.questions, workers=options.workers)
     started = time.monotonic()
@@ -36,22 +43,57 @@ def main() -> None:
     except FlemingError as error:
         print(f"no graph, nothing measured: {error}")
         return
-    plan = prepare(graph, config)
-    made = generate(plan)
+    if options.made:
+        world, traced = World.of(graph), load(options.made)
+    else:
+        world, traced = make(graph, config, started)
+        if options.only_time:
+            return
+    print_give_aways(traced)
+    outcomes = list(solve(world, traced))
+    print_outcomes(outcomes)
+    if options.png:
+        draw(outcomes, options.png)
+
+
+def make(graph: KnowledgeGraph, config: SynthesisConfig, started: float) -> tuple[World, list[Traced]]:
+    """Questions, and on the screen what they cost since ``started`` (monotonic seconds)."""
+    with peak_memory() as peak_of_all:
+        plan = prepare(graph, config)
+        prepared = time.monotonic() - started
+        made = generate(plan)
     closed = sum(not one.explanation.twin_of for one in made)
     use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(one.ru_utime + one.ru_stime for one in use)
     peak = ", ".join(f"{one.ru_maxrss / 2**20:.2f}" for one in use)
-    print(
-        f"{closed:,} questions and {len(made) - closed:,} twins: {time.monotonic() - started:.0f} s, {cpu:.0f} CPU s,"
-    )
-    print(f"peak memory {peak} GiB (this process, largest worker); {options.workers} workers")
-    traced = [Traced(question=one.question, explanation=one.explanation) for one in made]
-    print_give_aways(traced)
-    outcomes = list(solve(plan.world, traced))
-    print_outcomes(outcomes)
-    if options.png:
-        draw(outcomes, options.png)
+    seconds = time.monotonic() - started
+    print(f"{closed:,} questions and {len(made) - closed:,} twins, {config.workers} workers: {seconds:.0f} s "
+          f"({prepared:.0f} s of them to load and index the graph), {cpu:.0f} CPU s")  # fmt: skip
+    print(f"peak memory {peak} GiB (this process, largest worker), {peak_of_all[0] / 2**30:.2f} GiB all together (PSS)")
+    return plan.world, [Traced(question=one.question, explanation=one.explanation) for one in made]
+
+
+@contextlib.contextmanager
+def peak_memory(every_s: float = 1.0) -> Iterator[list[int]]:
+    """Bytes of this process and its children at their peak, in a list of one; shared pages count once (PSS)."""
+    peak, over = [0], threading.Event()
+    own = psutil.Process()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            total = 0
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            peak[0] = max(peak[0], total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
 
 
 def print_give_aways(traced: Sequence[Traced]) -> None:
@@ -125,4 +167,4 @@ def draw(outcomes: Sequence[Outcome], target: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -336,6 +336,17 @@ class Facts:
 
     def band(self, disease: int) -> Band:
         return self._rarity[disease][1]
+
+    @cached_property
+    def ordinary_words(self) -> frozenset[str]:
+        """Words that names write small inside, not as persons and places: "sternal", not "Marfan"."""
+        small: Counter[str] = Counter()
+        large: Counter[str] = Counter()
+        for name, kind in zip(self.graph.names, self.graph.types, strict=True):
+            if kind == "disease" or kind in FINDING_TYPES:
+                for word in name.split(" ")[1:]:
+                    (small if word.islower() else large)[word.lower()] += 1
+        return frozenset(word for word, times in small.items() if times >= 5 and times > 9 * large[word])
 
     def readable(self, node: int) -> str:
         """The preferred name as it stands in a text."""

@@ -73,8 +73,8 @@ def word(world: World, form: Form, item: Item, language: str, rng: random.Random
     for template in rng.sample(templates, len(templates)):
         shown = [_finding(world, term, hidden, language, rng) for term in item.visible]
         parts = {
-            "disease": name_in(world, item.disease, language),
-            "other": name_in(world, item.other, language) if item.other is not None else "",
+            "disease": in_sentence(world, item.disease, language),
+            "other": in_sentence(world, item.other, language) if item.other is not None else "",
             "gene": name_in(world, item.gene, language) if item.gene is not None else "",
             "vignette": _vignette(world, item, shown, language, rng) if form.vignette else "",
         }
@@ -106,6 +106,13 @@ def option_text(world: World, node: int, language: str) -> str:
     return name[:1].upper() + name[1:] if _WORD_OF_LETTERS.fullmatch(head) else name
 
 
+def in_sentence(world: World, disease: int, language: str) -> str:
+    """A disease inside a sentence. Examples: "Sternal cleft" -> "sternal cleft", "Marfan syndrome" stays."""
+    name = name_in(world, disease, language)
+    head = re.split(r"[ ,/-]", name, maxsplit=1)[0]
+    return head.lower() + name[len(head) :] if head[1:].islower() and head.lower() in world.ordinary_words else name
+
+
 def _lower(name: str) -> str:
     """A name as it stands inside a sentence. Examples: "EEG abnormality" stays, "Ataxia, mild" -> "mild ataxia"."""
     head, comma, grade = name.partition(", ")
@@ -119,7 +126,7 @@ def _lower(name: str) -> str:
     return name[0].lower() + name[1:] if words[0][1:].islower() or words[0][1:] == "" else name
 
 
-def _listed(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
     """A list in a sentence. Where an item has a comma or an "and" of its own, semicolons keep the items apart."""
     if len(texts) == 1:
         return texts[0]
@@ -155,11 +162,9 @@ def _vignette(world: World, item: Item, shown: Sequence[str], language: str, rng
     tail = f", {course}" if course else ""
     shape = rng.randrange(4)
     if shape == 0:
-        return f"{person} has {_listed(shown)}{tail}."
+        return f"{person} has {listed(shown)}{tail}."
     if shape == 1:
-        return f"{person} presents with {_listed(shown[:half])}{tail}. Further findings: {_listed(shown[half:])}."
+        return f"{person} presents with {listed(shown[:half])}{tail}. Further findings: {listed(shown[half:])}."
     if shape == 2:
-        return f"{person} is seen in clinic. On record are {_listed(shown)}{tail}."
-    return (
-        f"{person} comes to attention with {_listed(shown[:half])}{tail}. Work-up also shows {_listed(shown[half:])}."
-    )
+        return f"{person} is seen in clinic. On record are {listed(shown)}{tail}."
+    return f"{person} comes to attention with {listed(shown[:half])}{tail}. Work-up also shows {listed(shown[half:])}."

@@ -11,6 +11,7 @@ from data.graph.queries import KnowledgeGraph
 from data.graph.schema import Edge, Entity, SourceInfo
 from data.synthesis.checks import wilson
 from data.synthesis.forms import genes_of
+from data.synthesis.wording import in_sentence, listed, option_text
 from data.synthesis.words import clashes, leaks
 from data.synthesis.world import World
 
@@ -118,3 +119,23 @@ def test_clashes() -> None:
 def test_wilson_interval_of_no_error_in_300() -> None:
     low, high = wilson(0, 300)
     assert low == 0 and high == pytest.approx(0.01264, abs=1e-4)
+
+
+def test_wording_of_names_in_a_sentence_and_as_options() -> None:
+    names = ["Sternal cleft", "Marfan syndrome", *(f"Malformation {n} of sternal bone" for n in range(6))]
+    entities = [Entity(id=f"OMIM:{n}", type="disease", name=name) for n, name in enumerate(names)]
+    entities += [Entity(id="HP:1", type="phenotype", name="muscle pain"),
+                 Entity(id="HP:2", type="phenotype", name="pH of blood lowered"),
+                 Entity(id="DRUGBANK:1", type="drug", name="Valproic Acid")]  # fmt: skip
+    info = SourceInfo(name="t", version="1", licence="CC0-1.0", citation="none")
+    world = World.of(KnowledgeGraph(build([SourceBatch(info=info, records=entities)])))
+    number = world.graph.ids.index
+    assert [in_sentence(world, number(f"OMIM:{n}"), "en") for n in (0, 1)] == ["sternal cleft", "Marfan syndrome"]
+    said = [option_text(world, number(i), "en") for i in ("HP:1", "HP:2", "DRUGBANK:1", "OMIM:1")]
+    assert said == ["Muscle pain", "pH of blood lowered", "Valproic acid", "Marfan syndrome"]
+
+
+def test_lists_in_a_sentence_keep_items_apart() -> None:
+    assert listed(["fever", "rash", "cough"]) == "fever, rash and cough"
+    assert listed(["nausea and vomiting", "diarrhea"]) == "nausea and vomiting; and diarrhea"
+    assert listed(["ataxia"]) == "ataxia"
