@@ -5,7 +5,9 @@ The nodes have the dependencies and no code: what runs there was sent. All runs 
 
 from __future__ import annotations
 
+import base64
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -42,9 +44,8 @@ RUNNING = ("VLLM", "RolloutActor", "RewardActor", "RayTrainWorker", "reward_serv
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenCluster]:
-    with token_cluster(
-        tmp_path_factory.mktemp("cluster"), ['--num-cpus=1 --resources={"engines":1}', "--num-cpus=1"]
-    ) as it:
+    nodes = ['--num-cpus=1 --resources={"engines":1}', '--num-cpus=1 --resources={"learner":1}']
+    with token_cluster(tmp_path_factory.mktemp("cluster"), nodes) as it:
         yield it
 
 
@@ -157,3 +158,24 @@ def test_the_metadata_says_run_and_code(cluster: TokenCluster, first: RunStore) 
     listed = json.loads(cluster.run(sys.executable, "-c", script, cluster.address).stdout.splitlines()[-1])
     job = next(metadata for name, metadata in listed if name and name.startswith("fleming-first-"))
     assert job == {"fleming_run": "first", "fleming_code": hash_sources(runs.CHECKOUT)}
+
+
+def test_the_job_made_for_kubernetes_runs_here_too(
+    cluster: TokenCluster, storage: Path, first: RunStore, tmp_path: Path
+) -> None:
+    """What KubeRay's submitter does, with the code from the ConfigMap at the place of its mount."""
+    more = (*from_warm_up(storage), "loop.steps=1", "learner.device=cpu")
+    options = ("--kuberay", "--image", "any", "--claim", f"runs:{storage}")
+    made = cluster.fleming("submit", RECIPE, *options, *settings(storage, "kuberay", *more))
+    assert made.returncode == 0, made.stderr
+    code, job = yaml.safe_load_all(made.stdout)
+    ((name, content),) = code["binaryData"].items()
+    (tmp_path / name).write_bytes(base64.b64decode(content))
+    environment = yaml.safe_load(job["spec"]["runtimeEnvYAML"]) | {"working_dir": f"file://{tmp_path / name}"}
+    command = (sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.address)
+    given = ("--runtime-env-json", json.dumps(environment), "--metadata-json", json.dumps(job["spec"]["metadata"]))
+    done = cluster.run(*command, *given, "--", *shlex.split(job["spec"]["entrypoint"]), timeout_s=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert runs.store(storage, "kuberay").last_commit() is not None
+    recipe = yaml.safe_load((storage / "kuberay/run.yaml").read_text())["recipe"]
+    assert (recipe["rollouts"]["node_group"], recipe["learner"]["node_group"]) == ("engines", "learner")
