@@ -5,6 +5,7 @@ Who waits for whom
     an autoscaler   when there is one, it is told of every place, and the driver waits for its nodes, saying so
     without one     nodes may be joining just now: `SETTLE_S` seconds, then the table
     both            wait for ``run.wait_for_nodes_s`` where the recipe says it
+    a local Ray     has the nodes that it has
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ SAY_EVERY_S = 30.0
 POLL_S = 1.0
 
 
-def wait_for_room(recipe: Recipe, say: Callable[[str], None]) -> None:
+def wait_for_room(recipe: Recipe, say: Callable[[str], None], *, local: bool) -> None:
     """Return when every place of the recipe has a node; ask the autoscaler for what lacks.
+
+    Args:
+        say: takes a line for the user.
+        local: Ray was started for this run, and no node will come.
 
     Raises:
         SetupError: the cluster cannot hold the recipe; with the table.
@@ -37,18 +42,24 @@ def wait_for_room(recipe: Recipe, say: Callable[[str], None]) -> None:
     nodes = nodes_there()
     parts, missing = _fit(recipe, nodes)
     if missing:
-        autoscaled = has_autoscaler()
-        patience = recipe.run.wait_for_nodes_s
-        if patience is None:
-            patience = AUTOSCALER_S if autoscaled else SETTLE_S
+        autoscaled = not local and has_autoscaler()
         with _requested(parts) if autoscaled else contextlib.nullcontext():
-            nodes, parts, missing = _await(recipe, say, patience)
+            nodes, parts, missing = _await(recipe, say, _patience(recipe, local=local, autoscaled=autoscaled))
     if missing:
         raise SetupError(
             f"the cluster cannot hold the recipe:\n{table(parts, nodes, missing)}\n",
             remedy="change the keys named, or add nodes",
         )
     _say_if_busy(parts, say)
+
+
+def _patience(recipe: Recipe, *, local: bool, autoscaled: bool) -> float:
+    """Seconds to wait for nodes that are not there."""
+    if local:
+        return 0.0
+    if recipe.run.wait_for_nodes_s is not None:
+        return recipe.run.wait_for_nodes_s
+    return AUTOSCALER_S if autoscaled else SETTLE_S
 
 
 def nodes_there() -> list[dict[str, float]]:

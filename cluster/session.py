@@ -49,10 +49,11 @@ def ray_session(recipe: Recipe, say: Callable[[str], None], *, verbose: bool = F
     reaper = None if os.environ.get("RAY_ADDRESS") else Reaper()
     try:
         dashboard = _connect(recipe, verbose=verbose) if reaper is None else _start_local(recipe, verbose=verbose)
-        if reaper is None:
-            wait_for_room(recipe, say)
-        session = _describe(local=reaper is not None, dashboard=dashboard)
-        check_storage(recipe, session)
+        local = reaper is not None
+        check_storage(recipe, _describe(local=local, dashboard=dashboard))
+        wait_for_room(recipe, say, local=local)
+        session = _describe(local=local, dashboard=dashboard)
+        check_storage(recipe, session)  # again: there may be more nodes now
         yield session
     finally:
         ray.shutdown()

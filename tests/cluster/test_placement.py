@@ -96,7 +96,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
 
 def test_a_cluster_that_cannot_grow_gets_the_table(cluster: list[dict[str, float]]) -> None:
     with pytest.raises(SetupError, match=r"(?s)cannot hold.*learner +8 x \(1 CPU\) +8 of 8.*learner\.ranks"):
-        room.wait_for_room(recipe("learner.ranks=8"), lambda line: None)
+        room.wait_for_room(recipe("learner.ranks=8"), lambda line: None, local=False)
+
+
+def test_a_local_ray_that_lacks_gpus_is_told_at_once(
+    cluster: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster[:] = [{"CPU": 8.0, "GPU": 1.0}]
+    monkeypatch.setattr(room, "SETTLE_S", 60.0)
+    with pytest.raises(SetupError, match=r"(?s)no room for.*1 of 1.*learner\.ranks"):
+        room.wait_for_room(recipe(), lambda line: None, local=True)
 
 
 def test_it_gets_it_within_30_seconds() -> None:
@@ -115,14 +124,14 @@ def test_an_autoscaler_is_asked_and_waited_for_and_the_request_taken_back(
 
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", request_resources)
     monkeypatch.setattr(room, "has_autoscaler", lambda: True)
-    room.wait_for_room(recipe("learner.ranks=4"), said.append)
+    room.wait_for_room(recipe("learner.ranks=4"), said.append, local=False)
     assert requests == [[{"CPU": 1.0}] * 5, []]
 
     cluster[:] = [{"CPU": 1.0}]
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda *, bundles: requests.append(bundles))
     began = time.monotonic()
     with pytest.raises(SetupError, match="cannot hold the recipe"):
-        room.wait_for_room(recipe("learner.ranks=4", "run.wait_for_nodes_s=0.5"), said.append)
+        room.wait_for_room(recipe("learner.ranks=4", "run.wait_for_nodes_s=0.5"), said.append, local=False)
     assert time.monotonic() - began >= 0.5
     assert any("waiting  for nodes: 4 x (1 CPU) for learner" in line for line in said)
     assert requests[-1] == []
@@ -132,5 +141,5 @@ def test_a_busy_cluster_is_said_to_be_busy(cluster: list[dict[str, float]], monk
     cluster.append({"CPU": 4.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.5})
     said: list[str] = []
-    room.wait_for_room(recipe(), said.append)
+    room.wait_for_room(recipe(), said.append, local=False)
     assert said == ["waiting  for other work on this cluster to free CPUs: 2 asked, 0.5 free (`ray status`)"]
