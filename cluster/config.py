@@ -133,6 +133,11 @@ class Recipe(StrictModel):
                 f"rollouts.max_prompt_tokens + rollouts.max_completion_tokens = {self.max_model_tokens}: "
                 "the longest sample would fit no micro-batch"
             )
+        if self.learner.lora is not None and self.grpo.kl.offload:
+            raise ValueError(
+                "grpo.kl.offload is true, but with learner.lora the reference is the base under the adapter: there is "
+                "no copy to offload; set grpo.kl.offload=false"
+            )
         if self.grpo.optimizer_steps_per_batch > self.loop.questions_per_step:
             raise ValueError(
                 "grpo.optimizer_steps_per_batch is above loop.questions_per_step: some steps would be empty"

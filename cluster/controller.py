@@ -179,10 +179,12 @@ class Controller:
         """Centre the advantages, pack a batch for every rank and take one step; the policy becomes version step + 1."""
         recipe, step = self._recipe, self._step + 1
         shards = plan_shards(
-            sequences_of(collected.admitted, recipe.grpo.overlong),
+            sequences_of(collected.admitted, recipe.grpo.overlong, recipe.grpo.advantage),
             ranks=recipe.learner.ranks,
             max_tokens_per_micro_batch=recipe.learner.max_tokens_per_micro_batch,
             optimizer_steps=recipe.grpo.optimizer_steps_per_batch,
+            aggregation=recipe.grpo.aggregation,
+            completion_budget=recipe.rollouts.max_completion_tokens,
         )
         due = step % self._loop.checkpoint_every == 0 or step == self._loop.steps
         command = TrainStep(step=step, shards=tuple(ray.put(shard) for shard in shards), publish=True, checkpoint=due)
@@ -216,7 +218,7 @@ class Controller:
             **more,
         }
         metrics["learner/tokens_per_second"] = done.metrics.get("tokens", 0.0) / max(more["seconds/learn"], 1e-9)
-        rows = rollout_rows(collected, step=self._step, attempt=store.attempt, overlong=self._recipe.grpo.overlong)
+        rows = self._rows(collected, self._step)
         metrics |= fate_metrics(rows)
         store.write_step(self._step, metrics, rollout_table([*self._idle_rows, *rows]))
         self._idle_rows = []
@@ -228,14 +230,16 @@ class Controller:
         for sink in self._parts.sinks:
             sink.write(self._step, metrics)
 
+    def _rows(self, collected: Collected, step: int) -> list[RolloutRow]:
+        grpo, attempt = self._recipe.grpo, self._parts.store.attempt
+        return rollout_rows(collected, step=step, attempt=attempt, overlong=grpo.overlong, advantage=grpo.advantage)
+
     def _note_barren(self, collected: Collected) -> None:
         """No group of this draw can teach anything: say why, and stop after a bound instead of spinning."""
         store = self._parts.store
         why = collected.why_no_signal() or "no group could be verified"
         self._barren_steps += 1
-        self._idle_rows += rollout_rows(
-            collected, step=self._step + 1, attempt=store.attempt, overlong=self._recipe.grpo.overlong
-        )
+        self._idle_rows += self._rows(collected, self._step + 1)
         self._show(rollout_metrics(collected, version=self._step, rewards=self._recipe.rewards))
         store.write_event("no_signal", after_step=self._step, why=why, groups=len(collected.groups))
         self._parts.reporter.line(f"no group carried a signal after step {self._step}: {why}")

@@ -42,6 +42,7 @@ from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
 from data.storage import Storage
 from data.wire import RestorePoint, WeightUpdate
+from learner.deepspeed_config import check_reference_settings
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
 from learner.mailbox import MailboxActor
 from learner.trainer import LearnerRun, resolve_device
@@ -60,7 +61,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     check_model(recipe)
     splits = questions_of(recipe, store)
     with Reporter() as reporter, ray_session(recipe, reporter.line, verbose=verbose) as session:
-        resolve_device(recipe.learner, session.gpus)
+        check_reference_settings(resolve_device(recipe.learner, session.gpus), recipe.grpo.kl)
         if session.gpus:
             check_gpus(recipe, ray.get(ray.remote(num_cpus=0, num_gpus=1)(gpu_bytes).remote()))
         reporter.line(f"run      {store.storage.uri}")

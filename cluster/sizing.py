@@ -3,9 +3,10 @@
 Nothing is started and no weights are read; the arithmetic is in the open, so that its table explains itself. N:
 parameters of the model, R: learner ranks, T: packed tokens of a micro-batch, L: layers, V: vocabulary.
 
-Learner, one rank, under ZeRO-3 (b: bytes of its compute dtype). Its peak is the larger of two moments:
-    backward   weights bN/R + masters 4N/R + Adam 8N/R + gradients 4N/R + layers made whole + activations + logits
-    update     the same without activations and logits, and the temporaries of AdamW, 12N/R
+Learner, one rank, under ZeRO-3 (b: bytes of its compute dtype; n: parameters that are trained, N but for LoRA). Its
+peak is the larger of two moments:
+    backward   weights bN/R + masters 4n/R + Adam 8n/R + gradients 4n/R + layers made whole + activations + logits
+    update     the same without activations and logits, and the temporaries of AdamW, 12n/R
 plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
 
@@ -147,17 +148,17 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
     learner = recipe.learner
     share = shape.parameters / learner.ranks
     kept = 0.0 if learner.offload_parameters else share
-    state = 0.0 if learner.offload_optimizer else share
+    state = 0.0 if learner.offload_optimizer else trained_parameters(recipe, shape) / learner.ranks
     ranks = f"learner.ranks ({learner.ranks})"
     state_knob, weight_knob = ranks, ranks
     if on_gpu:
         state_knob, weight_knob = f"{ranks}, learner.offload_optimizer", f"{ranks}, learner.offload_parameters"
     whole = min(_LIVE_PARAMETERS, shape.parameters)
-    always = (
+    always: tuple[Part, ...] = (
         Part(name="weights", bytes=wide * kept, formula=f"{wide} N/R", knob=weight_knob),
-        Part(name="fp32 masters", bytes=4 * state, formula="4 N/R", knob=state_knob),
-        Part(name="Adam moments", bytes=8 * state, formula="8 N/R", knob=state_knob),
-        Part(name="gradients", bytes=4 * state, formula="4 N/R, summed in fp32", knob=state_knob),
+        Part(name="fp32 masters", bytes=4 * state, formula="4 n/R", knob=state_knob),
+        Part(name="Adam moments", bytes=8 * state, formula="8 n/R", knob=state_knob),
+        Part(name="gradients", bytes=4 * state, formula="4 n/R, summed in fp32", knob=state_knob),
         Part(
             name="reduce bucket",
             bytes=4 * min(REDUCE_BUCKET, shape.parameters),
@@ -171,7 +172,11 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
             knob="learner.dtype",
         ),
     )
-    update = Part(name="AdamW at work", bytes=12 * state, formula="12 N/R", knob=state_knob)
+    if recipe.grpo.kl.coefficient and learner.lora is None:
+        copy = 0.0 if recipe.grpo.kl.offload else wide * share
+        knob = "grpo.kl.offload" if on_gpu else "grpo.kl.coefficient"
+        always += (Part(name="reference", bytes=copy, formula=f"{wide} N/R", knob=knob),)
+    update = Part(name="AdamW at work", bytes=12 * state, formula="12 n/R", knob=state_knob)
     return Need(
         who="learner rank",
         count=learner.ranks,
@@ -179,6 +184,25 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
         always=always,
         moments=(backward_parts(recipe, shape, wide), (update,)),
     )
+
+
+def trained_parameters(recipe: Recipe, shape: ModelShape) -> float:
+    """n: all of the model, or rank x (inputs + outputs) of every layer that has an adapter."""
+    lora = recipe.learner.lora
+    if lora is None:
+        return float(shape.parameters)
+    hidden, query, key, wide = shape.hidden, shape.query_width, shape.kv_width, shape.feed_forward
+    ends = {
+        "q_proj": hidden + query,
+        "k_proj": hidden + key,
+        "v_proj": hidden + key,
+        "o_proj": query + hidden,
+        "gate_proj": hidden + wide,
+        "up_proj": hidden + wide,
+        "down_proj": wide + hidden,
+    }
+    named = ends if lora.targets == ("all-linear",) else lora.targets
+    return float(lora.rank * shape.layers * sum(ends.get(name, 0) for name in named))
 
 
 def backward_parts(recipe: Recipe, shape: ModelShape, wide: int) -> tuple[Part, ...]:

@@ -11,8 +11,9 @@ from cluster.collecting import Collected
 from data.prompts import PROMPT_VERSION
 from data.records import Completion, Score
 from data.tables import Fate, RolloutRow
-from learner.advantages import centred_advantages
+from learner.advantages import group_advantages
 from learner.batching import Overlong, indices_left
+from learner.config import Advantage
 from reward_service.choices import ChoiceReason
 from reward_service.config import RewardConfig
 from reward_service.extraction import FormatReason
@@ -67,7 +68,9 @@ def _counts(name: str, values: Sequence[str]) -> dict[str, float]:
     return {f"{name}/{value}": float(count) for value, count in sorted(Counter(values).items())}
 
 
-def rollout_rows(collected: Collected, *, step: int, attempt: int, overlong: Overlong) -> list[RolloutRow]:
+def rollout_rows(
+    collected: Collected, *, step: int, attempt: int, overlong: Overlong, advantage: Advantage = "centred"
+) -> list[RolloutRow]:
     """One row per completion sampled for ``step``, with its score, advantage and fate."""
     rows = [
         _row(completion, None, "unverified", "", step, attempt)
@@ -81,7 +84,8 @@ def rollout_rows(collected: Collected, *, step: int, attempt: int, overlong: Ove
             rows.append(_row(completion, score, lost, group.verifier_version, step, attempt))
     for group in collected.admitted:
         left = indices_left(group, overlong)
-        advantages = dict(zip(left, centred_advantages([group.rewards[i] for i in left]), strict=True))
+        values = group_advantages([group.rewards[i] for i in left], advantage)
+        advantages = dict(zip(left, values, strict=True))
         for index, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True)):
             fate: Fate = "trained" if index in advantages else "overlong"
             rows.append(_row(completion, score, fate, group.verifier_version, step, attempt, advantages.get(index)))

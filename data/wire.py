@@ -102,9 +102,9 @@ class TrainSequence:
     """One completion to learn from.
 
     ``sampled_logprobs``: one per completion token. ``advantage``: reward minus the mean of the group (paper, eq. 2).
-    ``coefficient``: this completion's share of the loss, 1 / (completions left in its group x groups in the batch), so
-    that the gradient does not depend on how sequences are spread over micro-batches and ranks (paper, eq. 1: mean over
-    questions of the mean over the group).
+    ``coefficient``: weight of each of its tokens in the loss; in the paper (eq. 1: mean over questions of the mean over
+    the group) 1 / (completions left in its group x groups in the batch). Other aggregations are other coefficients, so
+    the gradient does not depend on how sequences are spread over micro-batches and ranks.
     """
 
     prompt_token_ids: tuple[int, ...]

@@ -2,7 +2,7 @@
 
 The plan keeps three promises that ZeRO-3 and the loss rely on: every rank gets the same number of micro-batches (a rank
 with fewer would leave the others waiting in a collective for ever), no micro-batch holds more tokens than the
-bound, and the sum of the coefficients of one optimiser step is 1, however the sequences are spread.
+bound, and a sequence's weight in the loss is set here, before it is known which rank will run it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Literal, Protocol
 from data.errors import ConfigError, DataError
 from data.records import ScoredGroup
 from data.wire import TrainSequence, TrainShard
-from learner.advantages import centred_advantages
+from learner.advantages import group_advantages
+from learner.aggregation import token_weights
+from learner.config import Advantage, Aggregation
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
 """``plan[rank][micro_batch]`` holds indices into the list that was planned."""
@@ -38,11 +40,14 @@ def has_signal(scored: ScoredGroup, overlong: Overlong) -> bool:
     return len({scored.rewards[index] for index in indices_left(scored, overlong)}) > 1
 
 
-def sequences_of(groups: Sequence[ScoredGroup], overlong: Overlong = "train") -> list[TrainSequence]:
+def sequences_of(
+    groups: Sequence[ScoredGroup], overlong: Overlong = "train", advantage: Advantage = "centred"
+) -> list[TrainSequence]:
     """The completions of ``groups`` as training sequences, in order, with advantages centred in their group.
 
     With ``overlong="drop"`` completions cut by the token limit leave their group before its mean is taken. A
-    completion's coefficient is ``1 / (completions left in its group * groups with any left)`` (paper, eq. 1).
+    completion's coefficient is ``1 / (completions left in its group * groups with any left)`` (paper, eq. 1): its share
+    of the batch, which `plan_shards` turns into the weight of its tokens.
 
     Raises:
         DataError: a completion without prompt tokens (its first token would have nothing to be predicted from).
@@ -55,8 +60,8 @@ def sequences_of(groups: Sequence[ScoredGroup], overlong: Overlong = "train") ->
             left.append(pairs)
     sequences = []
     for pairs in left:
-        advantages = centred_advantages([reward for _, reward in pairs])
-        for (completion, _), advantage in zip(pairs, advantages, strict=True):
+        advantages = group_advantages([reward for _, reward in pairs], advantage)
+        for (completion, _), value in zip(pairs, advantages, strict=True):
             if not completion.prompt_token_ids:
                 raise DataError(
                     f"completion {completion.sample_index} of question {completion.question_id} has an empty prompt",
@@ -67,7 +72,7 @@ def sequences_of(groups: Sequence[ScoredGroup], overlong: Overlong = "train") ->
                     prompt_token_ids=completion.prompt_token_ids,
                     token_ids=completion.token_ids,
                     sampled_logprobs=completion.logprobs,
-                    advantage=advantage,
+                    advantage=value,
                     coefficient=1.0 / (len(pairs) * len(left)),
                 )
             )
@@ -134,13 +139,19 @@ def _cut(order: Sequence[int], rows: Sequence[HasTokens], cap: int) -> list[tupl
 
 
 def plan_shards(
-    sequences: Sequence[TrainSequence], *, ranks: int, max_tokens_per_micro_batch: int, optimizer_steps: int = 1
+    sequences: Sequence[TrainSequence],
+    *,
+    ranks: int,
+    max_tokens_per_micro_batch: int,
+    optimizer_steps: int = 1,
+    aggregation: Aggregation = "sequence_sum",
+    completion_budget: int = 1,
 ) -> tuple[TrainShard, ...]:
     """One `TrainShard` per rank, for one batch that is cut in ``optimizer_steps`` optimiser steps.
 
-    Each optimiser step takes a contiguous run of sequences, whose coefficients are scaled to sum to 1, and has its own
-    micro-batches, equal in number on every rank. There are never more optimiser steps than sequences, since a step on
-    an empty batch would still move the weights by momentum.
+    Each optimiser step takes a contiguous run of sequences, whose coefficients become the weights of their tokens
+    (`learner.aggregation`), and has its own micro-batches, equal in number on every rank. There are never more
+    optimiser steps than sequences, since a step on an empty batch would still move the weights by momentum.
 
     Raises:
         ConfigError: a sequence longer than the bound.
@@ -156,7 +167,7 @@ def plan_shards(
     batches: list[list[tuple[TrainSequence, ...]]] = [[] for _ in range(ranks)]
     counts = []
     for start, end in zip(edges, edges[1:], strict=False):
-        part = _normalised(sequences[start:end])
+        part = _weighted(sequences[start:end], aggregation, completion_budget)
         plan = pack(part, ranks=ranks, max_tokens_per_micro_batch=max_tokens_per_micro_batch)
         counts.append(len(plan[0]))
         for rank in range(ranks):
@@ -164,8 +175,7 @@ def plan_shards(
     return tuple(TrainShard(micro_batches=tuple(own), step_sizes=tuple(counts)) for own in batches)
 
 
-def _normalised(part: Sequence[TrainSequence]) -> list[TrainSequence]:
-    total = math.fsum(sequence.coefficient for sequence in part)
-    if math.isclose(total, 1.0, rel_tol=1e-12):
-        return list(part)
-    return [replace(sequence, coefficient=sequence.coefficient / total) for sequence in part]
+def _weighted(part: Sequence[TrainSequence], aggregation: Aggregation, budget: int) -> list[TrainSequence]:
+    shares, lengths = [s.coefficient for s in part], [len(s.token_ids) for s in part]
+    weights = token_weights(shares, lengths, aggregation, completion_budget=budget)
+    return [replace(sequence, coefficient=weight) for sequence, weight in zip(part, weights, strict=True)]

@@ -6,6 +6,7 @@ random generators, and ``learner.json`` with the counters. Each rank writes only
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -23,22 +24,38 @@ from learner.policy import ZeroPolicy
 from learner.weight_sending import gather_buckets, plan_buckets
 
 TAG = "zero"
+_SAMPLE_BYTES = 1 << 20
 SHARD_BYTES = 4 << 30
 """Largest weights file of an exported model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerState:
-    """The counters of a checkpoint: batches trained, optimiser steps taken, ranks that wrote it."""
+    """The counters of a checkpoint: batches trained, optimiser steps taken, ranks that wrote it; and the `fingerprint`
+    of the model directory that RL began with ("" in checkpoints that do not say)."""
 
     step: int
     optimizer_step: int
     ranks: int
+    base: str = ""
 
 
 def checkpoint_name(step: int, generation: int) -> str:
     """Folder of a checkpoint. A restarted learner may reach a step again and must not write into the old folder."""
     return f"step-{step:06d}" if generation <= 1 else f"step-{step:06d}-g{generation}"
+
+
+def fingerprint(model_dir: str) -> str:
+    """A hash of names, sizes, headers and ends of the weights files: changes with the model, and costs no full read."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(model_dir).glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def save(policy: ZeroPolicy, *, step: int, name: str) -> None:
@@ -60,18 +77,26 @@ def save(policy: ZeroPolicy, *, step: int, name: str) -> None:
 def write_local(policy: ZeroPolicy, folder: str, *, step: int) -> None:
     """This rank's files of a checkpoint into a folder of its own; a collective."""
     rank = dist.get_rank()
-    policy.engine.save_checkpoint(folder, tag=TAG, save_latest=False)
+    frozen = policy.learner.lora is not None  # the base under an adapter is in the model directory already
+    policy.engine.save_checkpoint(folder, tag=TAG, save_latest=False, exclude_frozen_parameters=frozen)
     torch.save(_random_state(), Path(folder) / f"random-{rank:05d}.pt")
     if rank == 0:
-        state = LearnerState(step=step, optimizer_step=policy.optimizer_step, ranks=dist.get_world_size())
+        state = LearnerState(
+            step=step,
+            optimizer_step=policy.optimizer_step,
+            ranks=dist.get_world_size(),
+            base=fingerprint(policy.model_dir),
+        )
         (Path(folder) / "learner.json").write_text(json.dumps(asdict(state)))
 
 
-def load(policy: ZeroPolicy, storage: str, restore: RestorePoint) -> LearnerState:
+def load(policy: ZeroPolicy, storage: str, restore: RestorePoint, *, needs_base: bool = False) -> LearnerState:
     """Bring ``policy`` back to ``restore.checkpoint`` (relative to ``storage``); a collective.
 
+    ``needs_base``: an adapter or a reference rests on the model directory, so it has to be the one of the checkpoint.
+
     Raises:
-        RunStateError: the checkpoint is missing or of another step.
+        RunStateError: the checkpoint is missing or of another step, or the model directory has changed.
         ConfigError: it was written by another number of ranks.
     """
     import ray.train
@@ -84,10 +109,10 @@ def load(policy: ZeroPolicy, storage: str, restore: RestorePoint) -> LearnerStat
         )
     checkpoint = ray.train.Checkpoint(path=place.path(key), filesystem=place.fs)
     with checkpoint.as_directory() as folder:
-        return read_local(policy, folder, step=restore.step)
+        return read_local(policy, folder, step=restore.step, needs_base=needs_base)
 
 
-def read_local(policy: ZeroPolicy, folder: str, *, step: int) -> LearnerState:
+def read_local(policy: ZeroPolicy, folder: str, *, step: int, needs_base: bool = False) -> LearnerState:
     """Load a checkpoint from a folder that holds the files of every rank; a collective."""
     state = LearnerState(**json.loads((Path(folder) / "learner.json").read_text()))
     if state.ranks != dist.get_world_size():
@@ -99,7 +124,12 @@ def read_local(policy: ZeroPolicy, folder: str, *, step: int) -> LearnerState:
         raise RunStateError(
             f"the learner checkpoint is of step {state.step}, not {step}", remedy="restore the run's storage"
         )
-    loaded, _ = policy.engine.load_checkpoint(folder, tag=TAG)
+    if needs_base and state.base and state.base != fingerprint(policy.model_dir):
+        raise RunStateError(
+            f"the model in {policy.model_dir} has changed, and the checkpoint's adapter or reference rests on it",
+            remedy="restore the model directory (models/ of the run, or model.path), or start a new run",
+        )
+    loaded, _ = policy.engine.load_checkpoint(folder, tag=TAG, load_module_strict=policy.learner.lora is None)
     if loaded is None:
         raise RunStateError("DeepSpeed refused the learner checkpoint", remedy="read the learner's log above")
     policy.optimizer_step = state.optimizer_step

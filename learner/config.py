@@ -30,6 +30,23 @@ class OptimizerConfig(StrictModel):
     max_grad_norm: Annotated[float, Field(ge=0, description="clip the global gradient norm; 0 = no clipping")] = 1.0
 
 
+class LoraConfig(StrictModel):
+    """A low-rank adapter instead of full fine-tuning: the base is frozen, ``W + (alpha / rank) B A`` is what learns."""
+
+    rank: Annotated[int, Field(ge=1, description="columns of B, rows of A")] = 16
+    alpha: Annotated[float, Field(gt=0, description="the adapter is scaled by alpha / rank")] = 32.0
+    targets: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="names of the layers that get one; all-linear = all but the output layer"),
+    ] = ("all-linear",)
+
+    @model_validator(mode="after")
+    def _targets(self) -> Self:
+        if "all-linear" in self.targets and len(self.targets) > 1:
+            raise ValueError("learner.lora.targets names all-linear and others; give all-linear alone, or the others")
+        return self
+
+
 class LearnerConfig(StrictModel):
     """What ZeRO-3 ranks run on, and how memory is bounded. Shared by RL and supervised stages."""
 
@@ -52,6 +69,7 @@ class LearnerConfig(StrictModel):
     logits_chunk_mib: Annotated[
         float, Field(gt=0, description="largest block of fp32 logits held at once, MiB (positions x vocabulary)")
     ] = 256.0
+    lora: Annotated[LoraConfig | None, Field(description="train an adapter only; synced and exported merged")] = None
     activation_checkpointing: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
     offload_optimizer: Annotated[
         bool, Field(description="ZeRO-Offload: keep optimiser state in host memory (GPU only)")
@@ -71,20 +89,87 @@ class LearnerConfig(StrictModel):
     ] = 1800.0
 
 
+Advantage = Literal["centred", "standardised"]
+Aggregation = Literal["sequence_sum", "token_mean", "sequence_mean", "constant_length"]
+ImportanceWeights = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+KlEstimator = Literal["k1", "k2", "k3"]
+
+
+class KlConfig(StrictModel):
+    """A penalty in the loss for leaving the reference: the policy that RL began with. The paper names none.
+
+    The reference is a ZeRO-3 copy of the initial model, or, with ``learner.lora``, the base under the adapter.
+    """
+
+    coefficient: Annotated[float, Field(ge=0, description="beta, weight of the KL term; 0 = no reference at all")] = 0.0
+    estimator: Annotated[KlEstimator, Field(description="per-token estimate: see `learner.loss.kl_estimate`")] = "k3"
+    offload: Annotated[bool, Field(description="keep the reference's weights in host memory (GPU only)")] = False
+
+    @model_validator(mode="after")
+    def _needed(self) -> Self:
+        if self.offload and self.coefficient == 0.0:
+            raise ValueError(
+                "grpo.kl.offload is true, but grpo.kl.coefficient is 0: there is no reference to offload; "
+                "set grpo.kl.coefficient above 0 or grpo.kl.offload=false"
+            )
+        return self
+
+
 class GrpoConfig(StrictModel):
-    """The GRPO objective (paper eq. 1-3) and its safeguards."""
+    """The GRPO family. The defaults are the paper (eq. 1-3); `learner.loss` has each formula with its source."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
+    advantage: Annotated[
+        Advantage,
+        Field(description="reward - mean of the group (paper), or that over the group's standard deviation"),
+    ] = "centred"
+    aggregation: Annotated[
+        Aggregation, Field(description="how token terms become one loss: see `learner.batching.token_weights`")
+    ] = "sequence_sum"
+    ratio: Annotated[
+        Literal["token", "sequence"],
+        Field(description="current / proximal per token (PPO), or its geometric mean per sequence (GSPO)"),
+    ] = "token"
     clip_low: Annotated[float, Field(gt=0, le=1, description="ratio is clipped to [1 - clip_low, 1 + clip_high]")] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
-    max_importance_weight: Annotated[float, Field(gt=0, description="C of min(proximal / sampled, C)")] = 2.0
+    importance_weights: Annotated[
+        ImportanceWeights,
+        Field(description="proximal / sampled per token or sequence: cut at the maximum, or 0 outside the band"),
+    ] = "token_truncate"
+    max_importance_weight: Annotated[float, Field(gt=0, description="upper end C: truncates, or masks above")] = 2.0
+    min_importance_weight: Annotated[float, Field(ge=0, description="lower end of the band; masks below")] = 0.0
+    kl: KlConfig = KlConfig()
+    entropy_coefficient: Annotated[float, Field(ge=0, description="weight of the entropy bonus; 0 = none")] = 0.0
     optimizer_steps_per_batch: Annotated[
         int, Field(ge=1, description="a batch is cut in this many optimiser steps")
+    ] = 1
+    epochs_per_batch: Annotated[
+        int, Field(ge=1, description="times a batch is trained on; the proximal policy is the one before the first")
     ] = 1
     overlong: Annotated[
         Literal["train", "drop"],
         Field(description="completions cut by the token limit: train on them, or leave them out of their group"),
     ] = "train"
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimiser steps on one batch, over all its epochs."""
+        return self.optimizer_steps_per_batch * self.epochs_per_batch
+
+    @model_validator(mode="after")
+    def _band(self) -> Self:
+        low, high = self.min_importance_weight, self.max_importance_weight
+        if low > 0 and self.importance_weights.endswith("truncate"):
+            raise ValueError(
+                f"grpo.min_importance_weight is {low:g}, but grpo.importance_weights={self.importance_weights} has no "
+                "lower end; set grpo.min_importance_weight=0 or one of token_mask, sequence_mask"
+            )
+        if low >= high:
+            raise ValueError(
+                f"grpo.min_importance_weight {low:g} is not below grpo.max_importance_weight {high:g}: "
+                "every token would be masked"
+            )
+        return self
 
 
 class SupervisedConfig(StrictModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import ConfigError
-from learner.config import LearnerConfig, OptimizerConfig
+from learner.config import KlConfig, LearnerConfig, OptimizerConfig
 
 PERSISTENT_BELOW = 10_000
 """Elements; smaller parameters (norms, biases) stay whole on every rank, which saves a collective each."""
@@ -26,6 +26,27 @@ def check_device_settings(learner: LearnerConfig) -> None:
                     f"learner.{name} is true on the CPU, where everything is in host memory already",
                     remedy=f"set learner.{name}=false, or learner.device=cuda on a machine with GPUs",
                 )
+
+
+def check_reference_settings(learner: LearnerConfig, kl: KlConfig) -> None:
+    """Refuse settings of the reference that the (resolved) device does not have.
+
+    Raises:
+        ConfigError: the reference offloaded on the CPU.
+    """
+    if learner.device == "cpu" and kl.offload:
+        raise ConfigError(
+            "grpo.kl.offload is true on the CPU, where everything is in host memory already",
+            remedy="set grpo.kl.offload=false, or learner.device=cuda on a machine with GPUs",
+        )
+
+
+def reference_config(learner: LearnerConfig, *, offload: bool) -> dict[str, Any]:
+    """ZeRO-3 for a model that is only run forward: no optimiser, its parameters in host memory when ``offload``."""
+    frozen = learner.model_copy(update={"offload_optimizer": False, "offload_parameters": offload})
+    settings = deepspeed_config(frozen, OptimizerConfig())
+    del settings["optimizer"]
+    return settings
 
 
 def deepspeed_config(learner: LearnerConfig, optimizer: OptimizerConfig) -> dict[str, Any]:

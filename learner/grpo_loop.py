@@ -45,8 +45,9 @@ from learner.collectives import from_rank_zero, reduce_stats
 from learner.config import GrpoConfig
 from learner.jobs import GrpoJob
 from learner.loss import LossStats, grpo_loss
-from learner.policy import LossFunction, StepResult, ZeroPolicy
+from learner.policy import LogProbs, LossFunction, StepResult, ZeroPolicy
 from learner.process import prepare_process
+from learner.reference import reference_of
 from learner.tensors import TokenBatch, scored_values
 from learner.weight_sending import WeightPublisher
 
@@ -76,7 +77,10 @@ class Stopwatch:
 
 
 def grpo_objective(
-    rows: tuple[TrainSequence, ...], grpo: GrpoConfig, proximal: torch.Tensor | None
+    rows: tuple[TrainSequence, ...],
+    grpo: GrpoConfig,
+    proximal: torch.Tensor | None,
+    reference: torch.Tensor | None = None,
 ) -> LossFunction[LossStats]:
     """The loss of one micro-batch, for `ZeroPolicy.forward_backward`."""
 
@@ -92,46 +96,54 @@ def grpo_objective(
             advantages,
             coefficients,
             batch.mask,
-            clip_low=grpo.clip_low,
-            clip_high=grpo.clip_high,
-            max_importance_weight=grpo.max_importance_weight,
+            grpo,
+            reference_logprobs=reference,
+            entropy=entropy,
         )
-        return loss, stats + LossStats(entropy=(entropy * batch.mask).sum().item())
+        return loss, stats + LossStats(entropy=(entropy.detach() * batch.mask).sum().item())
 
     return loss_of
 
 
 def train_on(
-    policy: ZeroPolicy, shard: TrainShard, grpo: GrpoConfig, watch: Stopwatch
+    policy: ZeroPolicy, shard: TrainShard, grpo: GrpoConfig, watch: Stopwatch, reference: LogProbs | None = None
 ) -> tuple[LossStats, StepResult, int]:
     """The optimiser steps of one batch; a collective. Returns this rank's statistics, the last result, the count.
 
-    With several optimiser steps the proximal log-probabilities of the whole batch are computed before the first one;
-    with one they are the current ones, detached, and cost nothing.
+    With several optimiser steps, by cutting the batch or by going over it again, the proximal log-probabilities of the
+    whole batch are computed before the first one; with one they are the current ones, detached, and cost nothing.
+    ``reference`` gives those of the KL term, once per batch.
     """
     sizes = shard.step_sizes or (len(shard.micro_batches),)
     proximal: list[torch.Tensor | None] = [None] * len(shard.micro_batches)
-    if len(sizes) > 1:
+    referred: list[torch.Tensor | None] = [None] * len(shard.micro_batches)
+    if len(sizes) * grpo.epochs_per_batch > 1:
         with watch.phase("proximal"):
             proximal = [policy.logprobs(rows) for rows in shard.micro_batches]
+    if reference is not None:
+        with watch.phase("reference"):
+            referred = [reference(rows) for rows in shard.micro_batches]
     stats = LossStats()
     result = StepResult(grad_norm=0.0, learning_rate=0.0)
-    start = 0
-    for size in sizes:
-        with watch.phase("forward_backward"):
-            for index in range(start, start + size):
-                rows = shard.micro_batches[index]
-                objective = grpo_objective(rows, grpo, proximal[index])
-                stats += policy.forward_backward(rows, objective, last=index == start + size - 1)
-        with watch.phase("optimizer"):
-            result = policy.step()
-        start += size
-    return stats, result, len(sizes)
+    for _ in range(grpo.epochs_per_batch):
+        start = 0
+        for size in sizes:
+            with watch.phase("forward_backward"):
+                for index in range(start, start + size):
+                    rows = shard.micro_batches[index]
+                    objective = grpo_objective(rows, grpo, proximal[index], referred[index])
+                    stats += policy.forward_backward(rows, objective, last=index == start + size - 1)
+            with watch.phase("optimizer"):
+                result = policy.step()
+            start += size
+    return stats, result, len(sizes) * grpo.epochs_per_batch
 
 
-def step_figures(stats: LossStats, result: StepResult, optimizer_steps: int, micro_batches: int) -> dict[str, float]:
+def step_figures(
+    stats: LossStats, result: StepResult, optimizer_steps: int, micro_batches: int, *, reference: bool = False
+) -> dict[str, float]:
     """What `StepDone` reports; every name stands in `cluster/monitoring/catalogue.py` as ``learner/NAME``."""
-    metrics = stats.as_metrics()
+    metrics = stats.as_metrics() | (stats.reference_metrics() if reference else {})
     metrics["loss"] /= optimizer_steps
     return metrics | {
         "grad_norm": result.grad_norm,
@@ -148,7 +160,7 @@ class GrpoServer:
         self.job = job
         self.mailbox = cast(Any, job.mailbox)
         self.rank = dist.get_rank()
-        steps = job.total_steps * job.grpo.optimizer_steps_per_batch
+        steps = job.total_steps * job.grpo.updates_per_batch
         self.policy = ZeroPolicy(
             job.model_dir,
             job.learner,
@@ -156,6 +168,7 @@ class GrpoServer:
             total_optimizer_steps=steps,
             temperature=job.temperature,
         )
+        self._reference = reference_of(self.policy, job.grpo.kl)
         self.step = 0
         hello = ray.get(self.mailbox.hello.remote()) if self.rank == 0 else None
         self.generation, restore = from_rank_zero(hello, self.policy.device)
@@ -190,14 +203,15 @@ class GrpoServer:
         watch = Stopwatch()
         with watch.phase("fetch"):
             shard: TrainShard = ray.get(command.shards[self.rank])
-        own, result, optimizer_steps = train_on(self.policy, shard, self.job.grpo, watch)
+        own, result, optimizer_steps = train_on(self.policy, shard, self.job.grpo, watch, self._reference)
         stats = reduce_stats(own, self.policy.device)
         self.step = command.step
         update = None
         if command.publish:
             with watch.phase("publish"):
                 update = self._publish(command.step)
-        metrics = step_figures(stats, result, optimizer_steps, len(shard.micro_batches))
+        referred = self._reference is not None
+        metrics = step_figures(stats, result, optimizer_steps, len(shard.micro_batches), reference=referred)
         self._post(StepDone(step=command.step, metrics=metrics, seconds=watch.seconds))
         self._announce(update)
         if command.checkpoint:
@@ -225,7 +239,8 @@ class GrpoServer:
 
     def _restore(self, restore: RestorePoint) -> None:
         if restore.checkpoint is not None:
-            checkpoints.load(self.policy, self.job.storage, restore)
+            needs_base = self._reference is not None or self.job.learner.lora is not None
+            checkpoints.load(self.policy, self.job.storage, restore, needs_base=needs_base)
         self.step = restore.step
 
     def _post(self, event: LearnerEvent) -> None:

@@ -16,6 +16,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, VLLMWeightSyncClien
 
 from data.errors import EngineError
 from learner.jobs import NcclTransfer
+from learner.lora import named_weights
 from learner.weight_sending import full_shape, gathered
 
 T = TypeVar("T")
@@ -32,13 +33,13 @@ class ZeroWeightSource(WeightSource):
         self._module = module
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, p.dtype, full_shape(p)) for name, p in self._module.named_parameters()]
+        return [ParamMeta(w.name, w.base.dtype, full_shape(w.base)) for w in named_weights(self._module)]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self._module.named_parameters():
-            with gathered([parameter]):
-                whole = parameter.detach().clone()
-            yield name, whole
+        for weight in named_weights(self._module):
+            with gathered(weight.parameters):
+                whole = weight.value().clone()
+            yield weight.name, whole
 
 
 class VersionedClient:

@@ -17,8 +17,10 @@ import torch.distributed as dist
 from data.errors import EngineError, SetupError
 from data.storage import local_copy
 from data.wire import SupervisedSequence, TrainSequence
+from learner.collectives import from_rank_zero
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.deepspeed_config import deepspeed_config
+from learner.lora import add_adapter, without_adapter
 from learner.process import check_model_dir
 from learner.schedule import learning_rate_at
 from learner.scoring import install_scoring_head, score
@@ -29,6 +31,9 @@ Stats = TypeVar("Stats")
 Rows = Sequence[TrainSequence | SupervisedSequence]
 LossFunction = Callable[[TokenBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Stats]]
 """(batch, log-probabilities [B, T] with a gradient, entropy [B, T]) -> (this rank's part of the loss, statistics)."""
+
+LogProbs = Callable[[Rows], torch.Tensor]
+"""Rows of one micro-batch to their log-probabilities, [B, T] without gradient; a collective."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -72,13 +77,14 @@ class ZeroPolicy:
         self._optimizer = optimizer
         self._total = total_optimizer_steps
         settings = deepspeed_config(self.learner, optimizer)
-        model = _load_sharded(self.model_dir, settings, DTYPES[self.learner.dtype])
-        install_scoring_head(model, int(self.learner.logits_chunk_mib * 2**20))
+        model = load_sharded(self.model_dir, self.learner, settings)
+        if self.learner.lora is not None:
+            add_adapter(model, self.learner.lora, seed=from_rank_zero(torch.initial_seed(), self.device))
         if self.learner.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints which op it has built
             self.engine, _, _, _ = deepspeed.initialize(
-                model=model, model_parameters=model.parameters(), config=settings
+                model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=settings
             )
         self.engine.train()
 
@@ -99,6 +105,12 @@ class ZeroPolicy:
     def logprobs(self, rows: Rows) -> torch.Tensor:
         """Current log-probabilities of one micro-batch, laid out as `collate` does, fp32 [B, T], without gradient."""
         return self._forward(collate(rows, self.device))[0]
+
+    @torch.no_grad()
+    def base_logprobs(self, rows: Rows) -> torch.Tensor:
+        """As `logprobs`, of the base under the adapter."""
+        with without_adapter(self.module):
+            return self._forward(collate(rows, self.device))[0]
 
     def forward_backward(self, rows: Rows, loss_of: LossFunction[Stats], *, last: bool) -> Stats:
         """Add one micro-batch to the gradient; ``last`` marks the end of an optimiser step.
@@ -141,8 +153,9 @@ def _resolved_here(learner: LearnerConfig) -> LearnerConfig:
     return learner.model_copy(update={"device": device, "dtype": dtype})
 
 
-def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Load a model so that no rank holds it whole: transformers sees the ZeRO-3 settings and shards as it reads."""
+def load_sharded(model_dir: str, learner: LearnerConfig, settings: dict[str, Any]) -> Any:
+    """Load a model so that no rank holds it whole: transformers sees the ZeRO-3 settings and shards as it reads. Its
+    attention and output layer are the learner's: `learner.segments`, `learner.scoring`."""
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -152,7 +165,7 @@ def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) 
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir,
-            dtype=dtype,
+            dtype=DTYPES[learner.dtype],
             attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
@@ -168,4 +181,5 @@ def _load_sharded(model_dir: str, settings: dict[str, Any], dtype: torch.dtype) 
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # the three policies of the loss must differ by their weights alone
+    install_scoring_head(model, int(learner.logits_chunk_mib * 2**20))
     return model

@@ -125,12 +125,14 @@ class _LearnerRun:
 
     def run_grpo(self, job: GrpoJob) -> None:
         """Serve the controller until `StopLearner`; on any other end the mailbox learns why before this raises."""
+        from learner.deepspeed_config import check_reference_settings
         from learner.grpo_loop import grpo_loop
 
         reason = "the learner has stopped"
         try:
             check_code(job.code, "the learner")
             learner = resolve_device(job.learner, ray.cluster_resources().get("GPU", 0.0))
+            check_reference_settings(learner, job.grpo.kl)
             fit(replace(job, learner=learner), grpo_loop, max_failures=learner.max_restarts)
         except BaseException as error:
             reason = str(error) or type(error).__name__

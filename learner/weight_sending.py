@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from data.wire import TensorSlot, WeightBucket, WeightUpdate
+from learner.lora import named_weights
 
 ALIGNMENT = 64
 """Bytes; every tensor begins at a multiple of it, so that a reader can view its slice in place, whatever the dtype."""
@@ -37,23 +38,23 @@ def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
 
 
 def plan_buckets(module: torch.nn.Module, bucket_bytes: int) -> list[BucketPlan]:
-    """Cut the parameters, in order, in buckets of at most ``bucket_bytes``; gathers nothing.
+    """Cut the weights, in order, in buckets of at most ``bucket_bytes``; gathers nothing.
 
-    ``named_parameters`` names tied weights once, as the checkpoint does. A tensor larger than the bound travels alone
-    in a bucket of its own size, since it has to arrive whole.
+    Tied weights are named once, as the checkpoint does, and an adapter is part of the weight that it changes. A tensor
+    larger than the bound travels alone in a bucket of its own size, since it has to arrive whole.
     """
     plans: list[BucketPlan] = []
     slots: list[TensorSlot] = []
     end = 0
-    for name, parameter in module.named_parameters():
-        shape = full_shape(parameter)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * parameter.dtype.itemsize
+    for weight in named_weights(module):
+        shape = full_shape(weight.base)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * weight.base.dtype.itemsize
         offset = -(-end // ALIGNMENT) * ALIGNMENT
         if slots and offset + nbytes > bucket_bytes:
             plans.append(BucketPlan(slots=tuple(slots), nbytes=end))
             slots, offset = [], 0
-        dtype = str(parameter.dtype).removeprefix("torch.")
-        slots.append(TensorSlot(name=name, dtype=dtype, shape=shape, offset=offset, nbytes=nbytes))
+        dtype = str(weight.base.dtype).removeprefix("torch.")
+        slots.append(TensorSlot(name=weight.name, dtype=dtype, shape=shape, offset=offset, nbytes=nbytes))
         end = offset + nbytes
     if slots:
         plans.append(BucketPlan(slots=tuple(slots), nbytes=end))
@@ -70,19 +71,19 @@ def gathered(parameters: Sequence[torch.Tensor]) -> Any:
 def gather_buckets(
     module: torch.nn.Module, bucket_bytes: int, *, keep: bool = True
 ) -> Iterator[tuple[tuple[TensorSlot, ...], Flat]]:
-    """Yield (slots, flat ``uint8[nbytes]``) bucket by bucket, in the dtype of the compute policy.
+    """Yield (slots, flat ``uint8[nbytes]``) bucket by bucket, in the dtype of the compute policy, adapters merged.
 
     A collective: every rank iterates to the end. Ranks with ``keep=False`` take part and get empty arrays.
     """
-    parameters = dict(module.named_parameters())
+    weights = {weight.name: weight for weight in named_weights(module)}
     for plan in plan_buckets(module, bucket_bytes):
-        members = [parameters[slot.name] for slot in plan.slots]
+        members = [weights[slot.name] for slot in plan.slots]
         flat: Flat = np.zeros(plan.nbytes if keep else 0, dtype=np.uint8)
-        with gathered(members):
+        with gathered([parameter for weight in members for parameter in weight.parameters]):
             if keep:
                 into = torch.from_numpy(flat)
-                for slot, parameter in zip(plan.slots, members, strict=True):
-                    raw = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+                for slot, weight in zip(plan.slots, members, strict=True):
+                    raw = weight.value().contiguous().reshape(-1).view(torch.uint8)
                     into[slot.offset : slot.offset + slot.nbytes].copy_(raw)
         yield plan.slots, flat
 

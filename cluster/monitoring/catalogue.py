@@ -109,7 +109,14 @@ _LEARNER = _from(
     _m("learner/logprob_gap_mean", "nats", "mean absolute difference of sampled and recomputed log-probabilities"),
     _m("learner/logprob_gap_max", "nats", "largest such difference"),
     _m("learner/approx_kl", "nats", "estimate of the divergence of the current from the proximal policy"),
-    _m("learner/tokens", "tokens", "completion tokens trained"),
+    _m("learner/masked_fraction", "share", "tokens whose importance weight is 0: outside the band of a mask"),
+    _m(
+        "learner/kl_reference",
+        "nats",
+        "estimate of the divergence of the current policy from the reference",
+        needs="grpo.kl.coefficient above 0",
+    ),
+    _m("learner/tokens", "tokens", "completion tokens trained, in each epoch anew"),
 )
 
 _OPTIMISER = _from(
@@ -123,7 +130,13 @@ _OPTIMISER = _from(
         "seconds/learner_proximal",
         "seconds",
         "of it: recomputing log-probabilities before several optimiser steps",
-        needs="grpo.optimizer_steps_per_batch above 1",
+        needs="grpo.optimizer_steps_per_batch or grpo.epochs_per_batch above 1",
+    ),
+    _m(
+        "seconds/learner_reference",
+        "seconds",
+        "of it: log-probabilities under the reference of the KL term",
+        needs="grpo.kl.coefficient above 0",
     ),
     _m("seconds/learner_forward_backward", "seconds", "of it: forward and backward passes"),
     _m("seconds/learner_optimizer", "seconds", "of it: the optimiser"),

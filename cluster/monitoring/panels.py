@@ -109,8 +109,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Log-probability gap, sampled against recomputed", "learner/logprob_gap_mean", "learner/logprob_gap_max"
         ),
         _panel("Importance weight and ratio", "learner/importance_weight_mean", "learner/ratio_mean"),
-        _panel("Clipped tokens", "learner/clip_fraction"),
-        _panel("Divergence", "learner/approx_kl"),
+        _panel("Clipped and masked tokens", "learner/clip_fraction", "learner/masked_fraction"),
+        _panel("Divergence", "learner/approx_kl", "learner/kl_reference"),
         _panel("Entropy", "learner/entropy", "rollout/sampled_logprob_mean"),
         _panel("Staleness", "rollout/staleness_max", "rollout/staleness_mean", "loop/max_staleness"),
         _panel("Loss", "learner/loss"),
@@ -134,6 +134,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Seconds in the learner",
             "seconds/learner_fetch",
             "seconds/learner_proximal",
+            "seconds/learner_reference",
             "seconds/learner_forward_backward",
             "seconds/learner_optimizer",
             "seconds/learner_publish",

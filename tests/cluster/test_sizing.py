@@ -129,6 +129,23 @@ def test_a_7b_needs_several_gpus() -> None:
     assert "learner rank" in problems(QWEN2_7B, 40, learner=settings)
 
 
+def test_an_adapter_and_a_reference_change_the_rank() -> None:
+    """LoRA keeps optimiser state for its own parameters only; a KL term needs a copy of the weights, LoRA does not."""
+    shape = parse_config(QWEN2_7B, "test")
+
+    def parts(**sections: dict[str, Any]) -> dict[str, float]:
+        need = estimate(recipe(**sections), shape, on_gpu=True).learner
+        return {part.name: part.bytes for part in need.always}
+
+    full = parts()
+    lora = parts(learner={"lora": {"rank": 16, "targets": ["q_proj", "v_proj"]}}, grpo={"kl": {"coefficient": 0.1}})
+    assert lora["fp32 masters"] == 4 * 16 * 28 * (3584 + 3584 + 3584 + 512)
+    assert lora["weights"] == full["weights"] and "reference" not in lora and "reference" not in full
+    copied = parts(grpo={"kl": {"coefficient": 0.1}})
+    assert copied["reference"] == full["weights"]
+    assert parts(grpo={"kl": {"coefficient": 0.1, "offload": True}})["reference"] == 0.0
+
+
 def test_an_engine_that_is_too_large_or_has_no_room_for_a_sequence() -> None:
     learner = {"ranks": 64, "activation_checkpointing": True, "max_tokens_per_micro_batch": 32768}
     assert "rollouts.tensor_parallel (1)" in problems(QWEN3_32B, 48, learner=learner)

@@ -21,7 +21,8 @@ from learner.config import GrpoConfig, LearnerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RankJob:
-    """What `run_ranks` sends to every rank. ``gradients``: return full gradients instead of calling `train_on`."""
+    """What `run_ranks` sends to every rank. ``gradients``: return full gradients instead of calling `train_on`.
+    ``resume``: after the batch save, train on it again, and do the same with a new policy from what was saved."""
 
     folder: str
     model_dir: str
@@ -29,6 +30,7 @@ class RankJob:
     learner: LearnerConfig
     grpo: GrpoConfig
     gradients: bool
+    resume: bool = False
 
 
 def full_gradients(policy: Any) -> dict[str, Any]:
@@ -40,11 +42,13 @@ def full_gradients(policy: Any) -> dict[str, Any]:
 
 def train(job: RankJob, rank: int) -> None:
     """One rank's part: build the policy, take the batch, leave the result with rank 0."""
+    import torch
     import torch.distributed as dist
 
     from learner.grpo_loop import Stopwatch, grpo_objective, train_on
     from learner.policy import ZeroPolicy
     from learner.process import prepare_process
+    from learner.reference import reference_of
     from learner.weight_sending import gather_buckets
 
     world = len(job.shards)
@@ -53,8 +57,10 @@ def train(job: RankJob, rank: int) -> None:
     store = f"file://{job.folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     shard = job.shards[rank]
+    torch.manual_seed(rank)  # as in the train loop: whatever is drawn must not differ by rank
     policy = ZeroPolicy(job.model_dir, job.learner, job.grpo.optimizer, total_optimizer_steps=4)
-    gradients = {}
+    reference = reference_of(policy, job.grpo.kl)
+    gradients, more = {}, {}
     if job.gradients:
         for index, rows in enumerate(shard.micro_batches):
             last = index == len(shard.micro_batches) - 1
@@ -63,12 +69,40 @@ def train(job: RankJob, rank: int) -> None:
         policy.step()
         stats = None
     else:
-        stats, _, _ = train_on(policy, shard, job.grpo, Stopwatch())
+        stats, _, _ = train_on(policy, shard, job.grpo, Stopwatch(), reference)
+        more["logprobs"] = policy.logprobs(shard.micro_batches[0])
+        more["reference"] = reference(shard.micro_batches[0]) if reference else None
     buckets = list(gather_buckets(policy.module, 40_000, keep=rank == 0))
+    if job.resume:
+        more |= resumed(job, policy, reference, rank)
     if rank == 0:
-        result = {"gradients": gradients, "stats": stats, "buckets": buckets, "steps": policy.optimizer_step}
+        result = {"gradients": gradients, "stats": stats, "buckets": buckets, "steps": policy.optimizer_step, **more}
         Path(job.folder, "result.pkl").write_bytes(pickle.dumps(result))
     dist.barrier()
+
+
+def resumed(job: RankJob, policy: Any, reference: Any, rank: int) -> dict[str, Any]:
+    """Statistics and weights after one more batch, of ``policy`` and of another one that starts from its checkpoint."""
+    import torch.distributed as dist
+
+    from learner import checkpoints
+    from learner.grpo_loop import Stopwatch, train_on
+    from learner.policy import ZeroPolicy
+    from learner.reference import reference_of
+    from learner.weight_sending import gather_buckets
+
+    shard, folder = job.shards[rank], f"{job.folder}/checkpoint"
+    os.makedirs(folder, exist_ok=True)
+    checkpoints.write_local(policy, folder, step=1)
+    dist.barrier()
+    other = ZeroPolicy(job.model_dir, job.learner, job.grpo.optimizer, total_optimizer_steps=4)
+    reference_again = reference_of(other, job.grpo.kl)
+    checkpoints.read_local(other, folder, step=1, needs_base=True)
+    found = {}
+    for name, each, its in (("went on", policy, reference), ("resumed", other, reference_again)):
+        stats, _, _ = train_on(each, shard, job.grpo, Stopwatch(), its)
+        found[name] = (stats, list(gather_buckets(each.module, 40_000, keep=rank == 0)))
+    return found
 
 
 def guarded(job: RankJob, rank: int) -> None:

@@ -10,21 +10,23 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from cluster import controller
 from cluster.cli import main
 from data.records import ScoredGroup
 from data.wire import TrainSequence
-from learner.batching import sequences_of
+from learner.batching import Overlong, sequences_of
+from learner.config import Advantage
 
 
-def shuffled(groups: Sequence[ScoredGroup], overlong: Literal["train", "drop"] = "train") -> list[TrainSequence]:
+def shuffled(
+    groups: Sequence[ScoredGroup], overlong: Overlong = "train", advantage: Advantage = "centred"
+) -> list[TrainSequence]:
     """Every group keeps its advantages, but they belong to the wrong completions."""
     rng = random.Random(0)
     result = []
     for group in groups:
-        sequences = sequences_of([group], overlong)
+        sequences = sequences_of([group], overlong, advantage)
         advantages = [sequence.advantage for sequence in sequences]
         rng.shuffle(advantages)
         share = 1.0 / (len(sequences) * len(groups))
@@ -32,9 +34,11 @@ def shuffled(groups: Sequence[ScoredGroup], overlong: Literal["train", "drop"] =
     return result
 
 
-def zeroed(groups: Sequence[ScoredGroup], overlong: Literal["train", "drop"] = "train") -> list[TrainSequence]:
+def zeroed(
+    groups: Sequence[ScoredGroup], overlong: Overlong = "train", advantage: Advantage = "centred"
+) -> list[TrainSequence]:
     """All advantages are 0."""
-    return [replace(sequence, advantage=0.0) for sequence in sequences_of(groups, overlong)]
+    return [replace(sequence, advantage=0.0) for sequence in sequences_of(groups, overlong, advantage)]
 
 
 if __name__ == "__main__":

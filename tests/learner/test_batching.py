@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -135,7 +136,7 @@ def packed_tokens(rows: Sequence[TrainSequence]) -> int:
 @given(drawn_rows, st.integers(1, 5), st.integers(45, 300), st.integers(1, 4))
 def test_plan_keeps_its_promises(drawn: list[tuple[int, int]], ranks: int, bound: int, optimizer_steps: int) -> None:
     rows = rows_of(drawn)
-    settings = {"ranks": ranks, "max_tokens_per_micro_batch": bound, "optimizer_steps": optimizer_steps}
+    settings: dict[str, Any] = {"ranks": ranks, "max_tokens_per_micro_batch": bound, "optimizer_steps": optimizer_steps}
     shards = plan_shards(rows, **settings)
     assert shards == plan_shards(rows, **settings)
     assert len(shards) == ranks

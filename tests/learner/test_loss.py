@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.config import GrpoConfig
 from learner.loss import LossStats, grpo_loss
 
-KNOBS = {"clip_low": 0.2, "clip_high": 0.3, "max_importance_weight": 2.0}
+PAPER = GrpoConfig(clip_low=0.2, clip_high=0.3, max_importance_weight=2.0)
 
 
 def reference(
@@ -26,9 +27,9 @@ def reference(
     for row, advantage in enumerate(advantages):
         row_gradient = []
         for c, s, p in zip(current[row], sampled[row], proximal[row], strict=True):
-            weight = min(math.exp(p) / math.exp(s), KNOBS["max_importance_weight"])
+            weight = min(math.exp(p) / math.exp(s), PAPER.max_importance_weight)
             ratio = math.exp(c) / math.exp(p)
-            ceiling, floor = 1 + KNOBS["clip_high"], 1 - KNOBS["clip_low"]
+            ceiling, floor = 1 + PAPER.clip_high, 1 - PAPER.clip_low
             if advantage > 0 and ratio > ceiling:
                 value, slope = ceiling * advantage, 0.0
             elif advantage < 0 and ratio < floor:
@@ -77,7 +78,7 @@ def test_loss_and_gradient_equal_the_reference(seed: int, on_policy: bool) -> No
         torch.tensor(advantages),
         torch.tensor(coefficients),
         mask,
-        **KNOBS,
+        PAPER,
     )
     loss.backward()
     expected_loss, expected_gradient = reference(current, sampled, proximal, advantages, coefficients)
@@ -92,7 +93,7 @@ def test_on_policy_gradient_is_that_of_the_paper() -> None:
     logprobs = torch.tensor([[-1.0, -2.0], [-0.5, -9.0]], requires_grad=True)
     mask = torch.tensor([[1, 1], [1, 0]])
     loss, stats = grpo_loss(
-        logprobs, logprobs.detach(), None, torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]), mask, **KNOBS
+        logprobs, logprobs.detach(), None, torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]), mask, PAPER
     )
     loss.backward()
     assert logprobs.grad is not None
@@ -107,9 +108,7 @@ def test_statistics_count_what_they_say() -> None:
     current = torch.tensor([[0.0, math.log(2.0)], [math.log(2.0), 0.0]])
     proximal = torch.zeros(2, 2)
     sampled = torch.tensor([[0.0, 0.0], [0.0, -math.log(10.0)]])
-    _, stats = grpo_loss(
-        current, sampled, proximal, torch.tensor([1.0, -1.0]), torch.ones(2), torch.ones(2, 2), **KNOBS
-    )
+    _, stats = grpo_loss(current, sampled, proximal, torch.tensor([1.0, -1.0]), torch.ones(2), torch.ones(2, 2), PAPER)
     metrics = stats.as_metrics()
     assert metrics["clip_fraction"] == 0.25
     assert metrics["ratio_mean"] == pytest.approx((1 + 2 + 2 + 1) / 4)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from data.errors import ConfigError, SetupError
-from learner.config import LearnerConfig, OptimizerConfig
-from learner.deepspeed_config import deepspeed_config
+from learner.config import GrpoConfig, KlConfig, LearnerConfig, LoraConfig, OptimizerConfig
+from learner.deepspeed_config import check_reference_settings, deepspeed_config, reference_config
 from learner.process import threads_per_rank, worker_environment
 from learner.trainer import resolve_device
 
@@ -56,3 +59,42 @@ def test_a_cpu_rank_sees_no_gpu() -> None:
     environment = worker_environment(LearnerConfig(device="cpu"))
     assert environment["CUDA_VISIBLE_DEVICES"] == "" and environment["DS_ACCELERATOR"] == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in worker_environment(LearnerConfig(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_importance_weight": 0.5}, r"min_importance_weight is 0.5.*token_truncate.*set .*token_mask"),
+        ({"importance_weights": "token_mask", "min_importance_weight": 2.0}, "is not below grpo.max_importance_weight"),
+        ({"kl": {"offload": True}}, r"grpo.kl.coefficient is 0.*set grpo.kl.coefficient above 0"),
+        ({"aggregation": "sum"}, "sequence_sum"),
+        ({"kl": {"estimator": "k4"}}, "k1"),
+        ({"epochs_per_batch": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_grpo_settings_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        GrpoConfig.model_validate(values)
+
+
+def test_the_defaults_are_the_paper() -> None:
+    grpo = GrpoConfig()
+    assert (grpo.advantage, grpo.aggregation, grpo.ratio) == ("centred", "sequence_sum", "token")
+    assert (grpo.kl.coefficient, grpo.entropy_coefficient, grpo.updates_per_batch) == (0.0, 0.0, 1)
+    assert LearnerConfig().lora is None
+
+
+def test_lora_targets_are_all_or_named() -> None:
+    with pytest.raises(ValidationError, match="give all-linear alone"):
+        LoraConfig(targets=("all-linear", "q_proj"))
+
+
+def test_the_reference_is_frozen_and_offloaded_on_a_gpu_only() -> None:
+    learner = LearnerConfig(device="cuda", dtype="bfloat16", offload_optimizer=True)
+    settings = reference_config(learner, offload=True)
+    assert "optimizer" not in settings and settings["zero_optimization"]["stage"] == 3
+    assert settings["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert "offload_optimizer" not in settings["zero_optimization"]
+    assert "offload_param" not in reference_config(learner, offload=False)["zero_optimization"]
+    with pytest.raises(ConfigError, match=r"grpo\.kl\.offload is true on the CPU"):
+        check_reference_settings(LearnerConfig(device="cpu"), KlConfig(coefficient=0.1, offload=True))

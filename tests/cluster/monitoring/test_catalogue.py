@@ -42,7 +42,9 @@ class ReportingLearner(FakeLearner):
 
     async def train(self, command: TrainStep) -> Any:
         done, ready, saved = await super().train(command)
-        metrics = step_figures(LossStats(tokens=4.0), StepResult(grad_norm=1.0, learning_rate=0.1), 1, 1)
+        metrics = step_figures(
+            LossStats(tokens=4.0), StepResult(grad_norm=1.0, learning_rate=0.1), 1, 1, reference=True
+        )
         return (
             StepDone(step=done.step, metrics=metrics, seconds=dict.fromkeys(PHASES_OF_THE_LEARNER, 0.1)),
             ready,
