@@ -9,6 +9,7 @@ peak is the larger of two moments:
     update     the same without activations and logits, and the temporaries of AdamW, 12n/R
 plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
+In host memory come the copies of a weight update: of rank 0 two that it hands out, of an engine two while it loads.
 
 The constants come from CPU runs and hold there within 20 % (tests/soak/test_sizing.py). The arithmetic for GPUs is the
 same and has not been compared with one.
@@ -172,6 +173,9 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
             knob="learner.dtype",
         ),
     )
+    if not on_gpu:
+        sync = Part(name="weights handed out", bytes=2 * wide * shape.parameters, formula=f"2 x {wide} N", knob=FIXED)
+        always += (sync,)
     if recipe.grpo.kl.coefficient and learner.lora is None:
         copy = 0.0 if recipe.grpo.kl.offload else wide * share
         knob = "grpo.kl.offload" if on_gpu else "grpo.kl.coefficient"
@@ -265,7 +269,7 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
     else:
         cache, knob = rollouts.kv_cache_gib * GIB, f"rollouts.kv_cache_gib ({rollouts.kv_cache_gib:g})"
     tensor_parallel = f"rollouts.tensor_parallel ({rollouts.tensor_parallel})" if on_gpu else "rollouts.dtype"
-    parts = (
+    parts: tuple[Part, ...] = (
         Part(name="weights", bytes=weights, formula=f"{wide} N" + f" / {split}" * (split > 1), knob=tensor_parallel),
         Part(name="KV cache", bytes=cache, formula=f"{per_token / 1024:.1f} KiB per token", knob=knob),
         Part(
@@ -275,6 +279,8 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
             knob="rollouts.max_concurrent_requests",
         ),
     )
+    if not on_gpu:
+        parts += (Part(name="weights coming in", bytes=2 * weights, formula=f"2 x {wide} N", knob="rollouts.dtype"),)
     count = rollouts.actors * split
     return Need(who="engine", count=count, on_gpu=on_gpu, always=parts), int(cache // per_token)
 

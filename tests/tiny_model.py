@@ -64,7 +64,8 @@ def update_of(
     size = 0
     for index, (name, tensor) in enumerate(named):
         data = tensor.view(torch.uint8).numpy().reshape(-1)
-        slots.append(TensorSlot(name=name, dtype="float32", shape=tuple(tensor.shape), offset=size, nbytes=data.nbytes))
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        slots.append(TensorSlot(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=size, nbytes=data.nbytes))
         parts.append(data)
         size += data.nbytes
         if size >= bucket_bytes or index == len(named) - 1:

@@ -17,13 +17,15 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import psutil
 
 from cluster.config import Recipe, load_recipe
 from cluster.memory import read_status, role_of
 from cluster.sizing import micro_batch_tokens
-from data.wire import SampleRequest, SamplingSpec, TrainSequence, TrainShard
+from data.wire import SampleRequest, SamplingSpec, TrainSequence, TrainShard, WeightBucket
 
 STEPS = 3
 
@@ -64,16 +66,23 @@ def rank_peak(model_dir: str, recipe: Recipe) -> float:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
         policy = ZeroPolicy(model_dir, recipe.learner, recipe.grpo.optimizer, total_optimizer_steps=STEPS)
         shard = TrainShard(micro_batches=(full_micro_batch(recipe),))
+        handed_out: list[Any] = []
         for _ in range(STEPS):
             train_on(policy, shard, recipe.grpo, Stopwatch())
-            for _ in gather_buckets(policy.module, int(recipe.learner.sync_bucket_mib * 2**20)):
-                pass
+            # As `WeightPublisher`: the newest update lies in the store, and that of the step before is still mapped.
+            newest = list(gather_buckets(policy.module, int(recipe.learner.sync_bucket_mib * 2**20)))
+            handed_out = [*handed_out[-1:], newest]
     return read_status(os.getpid())["VmHWM"] / 2**20
 
 
 async def worker_peak(model_dir: str, recipe: Recipe) -> float:
-    """The high-water mark of vLLM's worker after as many full requests as it decodes at once, MiB."""
+    """The high-water mark of vLLM's worker, MiB, after some weight updates, each behind as many full requests as it
+    decodes at once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     from actors.engine import RolloutEngine
+    from tests.tiny_model import update_of
 
     rollouts = recipe.rollouts
     engine = RolloutEngine(rollouts, model_dir, seed=0, max_model_len=recipe.max_model_tokens)
@@ -90,7 +99,14 @@ async def worker_peak(model_dir: str, recipe: Recipe) -> float:
         )
         for index in range(rollouts.max_concurrent_requests)
     ]
-    await asyncio.gather(*(engine.generate(request) for request in requests))
+    learnt = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, rollouts.dtype))
+
+    async def fetch(bucket: WeightBucket) -> np.ndarray:
+        return cast(np.ndarray, bucket.ref)
+
+    for version in range(1, STEPS + 1):
+        await asyncio.gather(*(engine.generate(request) for request in requests))
+        await engine.apply_update(update_of(learnt, version, bucket_bytes=256 << 20), fetch)
     children = psutil.Process().children(recursive=True)
     peaks = [read_status(child.pid)["VmHWM"] for child in children if role_of(" ".join(child.cmdline())) == "engine"]
     await engine.shutdown()
