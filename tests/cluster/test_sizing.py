@@ -165,7 +165,7 @@ def test_on_the_cpu_the_host_is_what_counts() -> None:
     sizing = estimate(asked, shape, on_gpu=False)
     assert misfits(asked, shape, sizing, host_bytes=16 * GIB) == []
     ((problem, remedy),) = misfits(asked, shape, sizing, host_bytes=4 * GIB)
-    assert "this machine has 4.0 GiB" in problem and "rollouts.kv_cache_gib (0.5)" in remedy
+    assert "this machine has 4.0 GiB" in problem and "learner.max_tokens_per_micro_batch (16384)" in remedy
     small = asked.model_copy(update={"rollouts": asked.rollouts.model_copy(update={"kv_cache_gib": 1e-5})})
     text = str(misfits(small, shape, estimate(small, shape, on_gpu=False)))
     assert "raise rollouts.kv_cache_gib" in text
