@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from data.errors import SetupError
+from data.errors import RunStateError, SetupError
 from data.storage import Storage
 from learner import checkpoints
 
@@ -126,3 +126,22 @@ def test_a_full_disk_is_blamed_on_the_place_that_is_full(one_rank: None, monkeyp
     monkeypatch.setattr(checkpoints, "write_local", lambda *_, **__: None)
     with pytest.raises(SetupError, match=r"no space left on the run's storage .*step-000001.*run\.storage"):
         checkpoints.save(cast(Any, None), step=1, name="step-000001")
+
+
+def test_an_adapter_or_reference_on_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same names and sizes, other weights: the checkpoint says which model it rests on."""
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    model, saved = tmp_path / "model", tmp_path / "saved"
+    model.mkdir(), saved.mkdir()
+    weights = model / "model.safetensors"
+    weights.write_bytes(bytes(5 << 20))
+    state = {"step": 3, "optimizer_step": 3, "ranks": 1, "base": checkpoints.fingerprint(str(model))}
+    (saved / "learner.json").write_text(json.dumps(state))
+    for changed in (0, 5 << 19, (5 << 20) - 1):  # head, middle, end
+        content = bytearray(5 << 20)
+        content[changed] = 1
+        weights.write_bytes(content)
+        with pytest.raises(RunStateError, match="has changed, and the checkpoint's adapter or reference rests on it"):
+            checkpoints.read_local(
+                cast(Any, SimpleNamespace(model_dir=str(model))), str(saved), step=3, needs_base=True
+            )
