@@ -28,6 +28,7 @@ from cluster.evaluating import fixed_sets
 from cluster.learner_client import LearnerClient, kill
 from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
+from cluster.monitoring.install import install_when_ready, root_of
 from cluster.monitoring.pulse import LoopState, Pulse
 from cluster.plan import check_gpus, gpu_bytes
 from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
@@ -37,7 +38,7 @@ from cluster.session import Session, ray_session
 from cluster.starting import Attempt, check_model, check_start
 from cluster.summary import print_summary
 from data.code import code_hash
-from data.errors import EngineError
+from data.errors import EngineError, FlemingError
 from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
 from data.storage import Storage
@@ -67,6 +68,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
         reporter.line(f"run      {store.storage.uri}")
         if session.dashboard:
             reporter.line(f"Ray      {session.dashboard}")
+        reporter.line(f"watch    fleming watch {store.storage.uri}")
         attempt = Attempt.open(recipe, store)
         if attempt.other_code:
             reporter.line(f"code     {code_hash()}; the run began with {attempt.other_code}")
@@ -104,13 +106,20 @@ class _Run:
 
     async def run(self) -> None:
         """The stages, ended early by a lost lease or by SIGTERM (a job that is stopped)."""
-        pulse = asyncio.create_task(self._pulse.keep())
+        beside = [asyncio.create_task(self._pulse.keep()), asyncio.create_task(self._install_dashboards())]
         try:
             await self._run()
         finally:
-            pulse.cancel()
-            await asyncio.gather(pulse, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await self._pulse.beat(last=True)
+
+    async def _install_dashboards(self) -> None:
+        """Into the configuration that a Ray of the run's own writes; on a cluster its operator does it once."""
+        if self.session.local and self.session.dashboard:
+            with contextlib.suppress(FlemingError, OSError):
+                await asyncio.to_thread(install_when_ready, root_of(ray.nodes()[0]["RayletSocketName"]), 15.0)
 
     async def _run(self) -> None:
         heartbeat = asyncio.create_task(self.lease.keep())

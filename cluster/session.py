@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.job_config import JobConfig
 
 from cluster.config import Recipe
 from cluster.placement import local_cpus, parts_of
@@ -73,6 +74,9 @@ def _quiet_libraries() -> None:
 
 def _start_local(recipe: Recipe, *, verbose: bool) -> str:
     parts = parts_of(recipe, on_gpu=False)
+    # Ray Train's page of the dashboard: the learner's ranks by number. Its bookkeeper is an actor that outlives a run,
+    # which a Ray of the run's own takes along and a cluster of others would keep.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     try:
         context = ray.init(
             address="local",
@@ -82,6 +86,8 @@ def _start_local(recipe: Recipe, *, verbose: bool) -> str:
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             configure_logging=verbose,
+            namespace=f"fleming-{recipe.run.name}",
+            job_config=JobConfig(metadata={"run": recipe.run.name}),  # shown with the job in Ray's dashboard
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
         )
     except Exception as error:

@@ -23,9 +23,15 @@ RAY_DEFAULT = "default_grafana_dashboard.json"
 
 
 def default_root() -> Path:
-    """Where Ray on this machine has its metrics configuration (Ray's own variables are obeyed)."""
+    """Where the newest Ray of this machine has its metrics configuration (Ray's own variables are obeyed)."""
     root = os.environ.get("RAY_METRICS_OUTPUT_ROOT")
     return Path(root) if root else Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "metrics"
+
+
+def root_of(raylet_socket: str) -> Path:
+    """The same for the session of one raylet, whose socket is ``SESSION/sockets/raylet``."""
+    root = os.environ.get("RAY_METRICS_OUTPUT_ROOT")
+    return Path(root) if root else Path(raylet_socket).parents[1] / "metrics"
 
 
 def export(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Real runs: does reward teach, does one seed give one run, and what is left of a driver that is killed?
+"""Real runs: what is seen of one, does reward teach, does one seed give one run, and what does a killed driver leave?
 
 Real Ray, real vLLM, two real ZeRO-3 ranks. The runs share their warm-up, which is the slow part.
 """
@@ -6,15 +6,19 @@ Real Ray, real vLLM, two real ZeRO-3 ranks. The runs share their warm-up, which 
 from __future__ import annotations
 
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.monitoring.alerts import ALERTS
 from cluster.monitoring.catalogue import METRICS, metric_of, unknown
 from cluster.run_store import RunStore, fates
 from evaluation.accuracy import Accuracy
 from tests.integration import runs
+from tests.integration.observing import ABSENT, LASTING, Observation, observe
 
 STEPS, COMMIT_EVERY = 18, 3
 REPEATED_STEPS = 6
@@ -26,11 +30,64 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned(storage: Path) -> RunStore:
-    """A run of the short recipe, to its end."""
-    text = runs.finish(runs.command(storage, "learned"), storage / "learned.log", timeout_s=540)
+def running(storage: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of the short recipe that goes on; the tests that look at a live run come first in this file."""
+    process = runs.start(runs.command(storage, "learned", "run.dashboard=true"), storage / "learned.log")
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def observed(storage: Path, running: subprocess.Popen[bytes]) -> Observation:
+    """What a person sees of the run while it goes on."""
+    return observe(storage / "learned", lambda: running.poll() is None, storage / "prometheus")
+
+
+@pytest.fixture(scope="module")
+def learned(storage: Path, running: subprocess.Popen[bytes]) -> RunStore:
+    """The run at its end."""
+    code = running.wait(540)
+    text = (storage / "learned.log").read_text()
+    assert code == 0, f"exit code {code}\n{text[-4000:]}"
     assert "before RL" in text and "learning_curve.png" in text
     return runs.store(storage, "learned")
+
+
+@pytest.mark.timeout(600)
+def test_the_dashboard_reads_like_the_design(observed: Observation) -> None:
+    states = {actor["name"]: actor["state"] for actor in observed.actors if actor["name"]}
+    for part in ("rollout-0", "reward-0", "learner-1", "mailbox-1"):
+        assert states[f"learned/{part}"] == "ALIVE", states
+    assert {actor["ray_namespace"] for actor in observed.actors if actor["name"] in states} >= {"fleming-learned"}
+    assert [job["metadata"]["run"] for job in observed.jobs if job["type"] == "DRIVER"] == ["learned"]
+    assert {rank["world_rank"] for rank in observed.ranks} == {0, 1}
+
+
+@pytest.mark.timeout(600)
+def test_prometheus_gets_every_metric_and_every_panel_has_data(observed: Observation) -> None:
+    assert observed.exported >= LASTING
+    assert observed.exported <= {metric.exported for metric in METRICS.values()}
+    silent = [query for panel in observed.panels.values() for query, rows in panel.items() if rows == 0]
+    wanting = [query for query in silent if not any(f"{name}{{" in query for name in ABSENT)]
+    assert wanting == []
+    assert [title for title, panel in observed.panels.items() if not any(panel.values())] == []
+    runs.say(f"Prometheus: {len(observed.exported)} metrics, {len(observed.panels)} panels")
+
+
+@pytest.mark.timeout(600)
+def test_prometheus_plays_the_alerts_and_none_of_a_sound_run_is_on(observed: Observation) -> None:
+    assert {rule["name"] for rule in observed.rules} == {alert.name for alert in ALERTS}
+    assert {rule["health"] for rule in observed.rules} == {"ok"}
+    assert [rule["name"] for rule in observed.rules if rule["state"] == "firing"] == []
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_watched_by_its_directory_and_by_its_address(observed: Observation) -> None:
+    for view in observed.watched.values():
+        for said in ("learned", "accuracy of sampled answers", "rollout-0", "tokens/s", "trained", "evaluation"):
+            assert said in view, f"{said!r} is not in\n{view}"
+        assert "live, " in view
+    assert "reward-0 alive" in list(observed.watched.values())[1]
 
 
 def check_learned(store: RunStore) -> None:

@@ -212,7 +212,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
     tokens: list[str | None] = []  # noqa: RUF012  # a handler is made anew for each request
 
     def do_GET(self) -> None:
-        port = self.server.server_address[1]
+        port = int(self.headers["host"].rpartition(":")[2])
         self.tokens.append(self.headers.get("authorization"))
         actors = [
             {"name": "mine/rollout-0", "state": "ALIVE"},
