@@ -87,7 +87,7 @@ def _start_local(recipe: Recipe, *, verbose: bool) -> str:
             logging_level=logging.INFO if verbose else logging.ERROR,
             configure_logging=verbose,
             namespace=f"fleming-{recipe.run.name}",
-            job_config=JobConfig(metadata={"run": recipe.run.name}),  # shown with the job in Ray's dashboard
+            job_config=JobConfig(metadata={"job_name": recipe.run.name}),  # the name of the job in the dashboard
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
         )
     except Exception as error:

@@ -124,7 +124,7 @@ class ClusterReader:
         except urllib.error.HTTPError as error:
             raise SetupError(
                 f"{url} answers {error.code} {error.reason}",
-                remedy="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
+                remedy="export RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 if error.code in (401, 403)
                 else "give the address of Ray's dashboard, such as http://head:8265",
             ) from error

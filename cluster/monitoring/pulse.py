@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -98,6 +99,8 @@ class Pulse:
         self._bounds = bounds
         self._about = about
         self._beats = 0
+        # One at a time: the last write must not be overtaken by one whose beat was cancelled.
+        self._writer = ThreadPoolExecutor(max_workers=1)
         self.engines: Engines | None = None
         self.rewards: Rewards | None = None
 
@@ -112,7 +115,7 @@ class Pulse:
             self._sink.write(self._state.step, await self.figures())
             self._sink.refresh()
             if last or self._beats % LIVE_EVERY == 0:
-                await asyncio.to_thread(self._write)
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._write)
         self._beats += 1
 
     async def figures(self) -> dict[str, float]:

@@ -220,8 +220,10 @@ def _newest_events(files: Iterable[str]) -> list[str]:
 
 def _event(event: Mapping[str, Any]) -> EventSeen:
     said = {key: value for key, value in event.items() if key not in ("time", "event", "attempt") and "/" not in key}
-    details = ", ".join(f"{key} {value}" for key, value in said.items())
-    clock = plain(event.get("time", ""), 19)[11:]
+    details = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in said.items()
+    )
+    clock = plain(event.get("time", ""), MAX_NAME)[11:19]
     return EventSeen(clock=clock, text=plain(f"{event.get('event', '?')}  {details}", 160))
 
 

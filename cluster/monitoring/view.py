@@ -19,8 +19,8 @@ from cluster.monitoring.catalogue import PHASES, STAGES
 from cluster.monitoring.sight import ActorSeen, Sight
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-CURVE_WIDTH, CURVE_HEIGHT = 60, 6
-SPARK_WIDTH = 32
+CURVE_WIDTH, CURVE_HEIGHT = 44, 6
+SPARK_WIDTH = 24
 _STATE_STYLES = {"live": "green", "finished": "cyan", "silent": "bold red", "not started": "yellow"}
 _SPARKS = {
     "rollout/format_rate": "format",
@@ -85,11 +85,10 @@ def _head(sight: Sight) -> RenderableType:
     step, steps = figures.get("loop/step", float(len(sight.rows))), figures.get("loop/steps_planned", 0.0)
     line = Text()
     for stage in STAGES[1:]:
-        style = "bold reverse" if stage == sight.stage else "dim"
-        line.append(f" {stage.replace('_', '-')} ", style=style).append(" ")
+        line.append_text(_lamp(stage.replace("_", "-"), lit=stage == sight.stage))
     line.append("   ")
     for phase in PHASES[:-1] if sight.stage == "rl" else ():
-        line.append(f" {phase} ", style="bold reverse green" if phase == sight.phase else "dim").append(" ")
+        line.append_text(_lamp(phase, lit=phase == sight.phase))
     age = "" if sight.age_s is None or sight.state == "finished" else f", {sight.age_s:.0f} s ago"
     about = Text.assemble(
         (f"{sight.state}{age}", _STATE_STYLES[sight.state]),
@@ -101,6 +100,11 @@ def _head(sight: Sight) -> RenderableType:
         rows.append(Text(f"warm-up step {figures['warm_up/step']:.0f}, loss {figures.get('warm_up/loss', 0.0):.3f}"))
     title = Text.assemble(("Fleming  ", "bold"), (sight.run, "bold cyan"), "  ", (sight.where, "dim"))
     return Panel(Group(*rows), title=title, title_align="left", box=box.ROUNDED)
+
+
+def _lamp(name: str, *, lit: bool) -> Text:
+    """Also told apart where there is no colour."""
+    return Text.assemble((f"▸{name} " if lit else f" {name} ", "bold reverse green" if lit else "dim"), " ")
 
 
 def _learning(sight: Sight) -> RenderableType:
@@ -132,31 +136,31 @@ def _halves(sight: Sight) -> RenderableType:
     """Throughput of both halves, where the seconds go, and what is queued."""
     figures = sight.figures
     last = {**(sight.rows[-1] if sight.rows else {}), **figures}
-    speed = Table(box=box.SIMPLE_HEAD, title="halves", title_justify="left")
+    speed = Table(box=None, header_style="dim", title_style="bold", title="halves", title_justify="left")
     for column in ("", "tokens/s", "waits"):
         speed.add_column(column, justify="right" if column else "left")
     for half, wait in (("rollout", "wait/rollout_share"), ("learner", "wait/learner_share")):
         rate, share = last.get(f"{half}/tokens_per_second"), last.get(wait)
         speed.add_row(half, "-" if rate is None else f"{rate:,.0f}", "-" if share is None else f"{share:.0%}")
-    seconds = Table(box=box.SIMPLE_HEAD, title="seconds of a step", title_justify="left")
+    seconds = Table(box=None, header_style="dim", title_style="bold", title="seconds", title_justify="left")
     for column in ("phase", "s"):
-        seconds.add_column(column, justify="right" if column == "s" else "left")
+        seconds.add_column(column, justify="right" if column == "s" else "left", min_width=4)
     for phase in (*PHASES[:-1], "step"):
         if f"seconds/{phase}" in last:
             seconds.add_row(phase, f"{last[f'seconds/{phase}']:.2f}")
-    engines = Table(box=box.SIMPLE_HEAD, title="engines", title_justify="left")
+    engines = Table(box=None, header_style="dim", title_style="bold", title="engines", title_justify="left")
     for column in ("", "requests", "to come", "generated", "version"):
         engines.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, requests in sorted(sight.under("rollout/running_requests").items())[:_MAX_ACTORS]:
         rest = (f"{figures.get(f'rollout/{what}/{name}', 0.0):,.0f}" for what in _ENGINE)
         engines.add_row(Text(name), f"{requests:.0f}", *rest)
-    rewards = Table(box=box.SIMPLE_HEAD, title="rewards", title_justify="left")
+    rewards = Table(box=None, header_style="dim", title_style="bold", title="rewards", title_justify="left")
     for what in ("actors", "busy", "waiting", "scored", "failed"):
         rewards.add_column(what, justify="right")
     rewards.add_row(
         *(_short(figures.get(f"rewards/{what}")) for what in ("actors", "busy", "waiting", "scored", "failed"))
     )
-    tables = Columns([speed, seconds, engines, rewards], padding=(0, 2))
+    tables = Columns([speed, seconds, engines, rewards], padding=(1, 4))
     free = figures.get("storage/free_bytes")
     memory = sum(value for key, value in last.items() if key.startswith("memory/") and key.endswith("_rss_mib"))
     said = [f"storage free {free / 2**30:.1f} GiB"] if free is not None else []

@@ -163,6 +163,4 @@ def concrete(expr: str) -> str:
 
 
 def _ranks(runs: Any) -> list[dict[str, Any]]:
-    return [
-        worker for run in runs["train_runs"] for attempt in run["run_attempts"] for worker in attempt["train_workers"]
-    ]
+    return [worker for run in runs["train_runs"] for attempt in run["attempts"] for worker in attempt["workers"]]

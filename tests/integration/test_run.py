@@ -32,7 +32,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(storage: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run of the short recipe that goes on; the tests that look at a live run come first in this file."""
-    process = runs.start(runs.command(storage, "learned", "run.dashboard=true"), storage / "learned.log")
+    process = runs.start(runs.command(storage, "quickstart", "run.dashboard=true"), storage / "quickstart.log")
     yield process
     process.kill()
 
@@ -40,26 +40,26 @@ def running(storage: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture(scope="module")
 def observed(storage: Path, running: subprocess.Popen[bytes]) -> Observation:
     """What a person sees of the run while it goes on."""
-    return observe(storage / "learned", lambda: running.poll() is None, storage / "prometheus")
+    return observe(storage / "quickstart", lambda: running.poll() is None, storage / "prometheus")
 
 
 @pytest.fixture(scope="module")
 def learned(storage: Path, running: subprocess.Popen[bytes]) -> RunStore:
     """The run at its end."""
     code = running.wait(540)
-    text = (storage / "learned.log").read_text()
+    text = (storage / "quickstart.log").read_text()
     assert code == 0, f"exit code {code}\n{text[-4000:]}"
     assert "before RL" in text and "learning_curve.png" in text
-    return runs.store(storage, "learned")
+    return runs.store(storage, "quickstart")
 
 
 @pytest.mark.timeout(600)
 def test_the_dashboard_reads_like_the_design(observed: Observation) -> None:
     states = {actor["name"]: actor["state"] for actor in observed.actors if actor["name"]}
     for part in ("rollout-0", "reward-0", "learner-1", "mailbox-1"):
-        assert states[f"learned/{part}"] == "ALIVE", states
-    assert {actor["ray_namespace"] for actor in observed.actors if actor["name"] in states} >= {"fleming-learned"}
-    assert [job["metadata"]["run"] for job in observed.jobs if job["type"] == "DRIVER"] == ["learned"]
+        assert states[f"quickstart/{part}"] == "ALIVE", states
+    assert {actor["ray_namespace"] for actor in observed.actors if actor["name"] in states} >= {"fleming-quickstart"}
+    assert [job["metadata"]["job_name"] for job in observed.jobs if job["type"] == "DRIVER"] == ["quickstart"]
     assert {rank["world_rank"] for rank in observed.ranks} == {0, 1}
 
 
@@ -84,7 +84,7 @@ def test_prometheus_plays_the_alerts_and_none_of_a_sound_run_is_on(observed: Obs
 @pytest.mark.timeout(600)
 def test_a_run_is_watched_by_its_directory_and_by_its_address(observed: Observation) -> None:
     for view in observed.watched.values():
-        for said in ("learned", "accuracy of sampled answers", "rollout-0", "tokens/s", "trained", "evaluation"):
+        for said in ("quickstart", "accuracy of sampled answers", "rollout-0", "tokens/s", "trained", "evaluation"):
             assert said in view, f"{said!r} is not in\n{view}"
         assert "live, " in view
     assert "reward-0 alive" in list(observed.watched.values())[1]

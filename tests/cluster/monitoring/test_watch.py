@@ -106,7 +106,19 @@ def test_a_run_is_read_as_it_stands(store: RunStore) -> None:
     assert {one.fate for one in sight.completions} == {"trained", "stale"}
     assert sight.events[-1].text.startswith("commit")
     text = printed(RunReader(store.storage))
-    for said in ("mine", "step 3 of 8", "attempt 2", "rollout-0", "3,456", "right answer", "commit", "90.0%", "stale"):
+    for said in (
+        "mine",
+        "▸rl ",
+        "▸learn ",
+        "step 3 of 8",
+        "attempt 2",
+        "rollout-0",
+        "3,456",
+        "right answer",
+        "commit",
+        "90.0%",
+        "stale",
+    ):
         assert said in text, said
     assert "█" in text
 
