@@ -77,25 +77,30 @@ def _start_local(recipe: Recipe, *, verbose: bool) -> str:
     # Ray Train's page of the dashboard: the learner's ranks by number. Its bookkeeper is an actor that outlives a run,
     # which a Ray of the run's own takes along and a cluster of others would keep.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
-    try:
-        context = ray.init(
-            address="local",
-            num_cpus=local_cpus(parts, os.cpu_count() or 1),  # threads are bound by the engines
-            resources={part.node_group: 1.0 for part in parts if part.node_group},
-            include_dashboard=recipe.run.dashboard,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            configure_logging=verbose,
-            namespace=f"fleming-{recipe.run.name}",
-            job_config=JobConfig(metadata={"job_name": recipe.run.name}),  # the name of the job in the dashboard
-            runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
-        )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SetupError(
-            f"Ray did not start: {reason}",
-            remedy="run `fleming doctor` (ports, shared memory, disk), or try --set run.dashboard=false",
-        ) from error
+    for is_last in (False, True):
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=local_cpus(parts, os.cpu_count() or 1),  # threads are bound by the engines
+                resources={part.node_group: 1.0 for part in parts if part.node_group},
+                include_dashboard=recipe.run.dashboard,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                configure_logging=verbose,
+                namespace=f"fleming-{recipe.run.name}",
+                job_config=JobConfig(metadata={"job_name": recipe.run.name}),  # the name of the job in the dashboard
+                runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
+            )
+            break
+        except Exception as error:
+            if "timed out during startup" in str(error) and not is_last:
+                ray.shutdown()  # Ray gives its processes 30 s, which is little for a machine that has much else to do
+                continue
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SetupError(
+                f"Ray did not start: {reason}",
+                remedy="run `fleming doctor` (ports, shared memory, disk), or try --set run.dashboard=false",
+            ) from error
     return str(context.dashboard_url or "")
 
 

@@ -130,7 +130,7 @@ def wait_for(condition: Callable[[], bool], alive: Callable[[], bool], timeout_s
 def observe(run: Path, alive: Callable[[], bool], folder: Path) -> Observation:
     """Look at the run in the directory ``run`` from every side, while ``alive()``."""
     live = run / "live.json"
-    wait_for(lambda: bool(json.loads(live.read_text())["dashboard"]), alive, 120, "the address of the dashboard")
+    wait_for(lambda: bool(json.loads(live.read_text())["dashboard"]), alive, 300, "the address of the dashboard")
     address = json.loads(live.read_text())["dashboard"]
     raylet = fetch(f"{address}/nodes?view=summary")["data"]["summary"][0]["raylet"]
     session = Path(raylet["sessionDir"])
