@@ -73,7 +73,9 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
         "HOME": str(home),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # a machine that others keep busy is slow, and that is no failure
+        # A machine that others keep busy is slow, and that is no failure.
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         MARK: secrets.token_hex(8),
     }
