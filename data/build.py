@@ -26,5 +26,5 @@ def build_questions(config: QuestionSourceConfig, location: str) -> dict[str, in
     by_split = {"train": splits.train, "held_out": splits.held_out, "warm_up": splits.warm_up}
     sink = io.BytesIO()
     write_parquet(to_table([q for questions in by_split.values() for q in questions], Question), sink)
-    Storage.open(location).write(QUESTIONS, sink.getvalue())
+    Storage.open(location, setting="--out").write(QUESTIONS, sink.getvalue())
     return {split: len(questions) for split, questions in by_split.items()}

@@ -29,14 +29,18 @@ from data.errors import ConfigError, SetupError
 
 @dataclass(frozen=True)
 class Storage:
-    """A root directory on a pyarrow file system; ``uri`` is how the user named it, ``root`` the path inside ``fs``."""
+    """A root directory on a pyarrow file system; ``uri`` is how the user named it, ``root`` the path inside ``fs``.
+
+    ``setting``: the key or option that chose the place, for remedies.
+    """
 
     uri: str
     fs: pafs.FileSystem
     root: str
+    setting: str = "run.storage"
 
     @classmethod
-    def open(cls, location: str) -> Storage:
+    def open(cls, location: str, *, setting: str = "run.storage") -> Storage:
         """Open a path or URI. A leading ``~`` is the home directory; nothing is created yet.
 
         Raises:
@@ -45,7 +49,7 @@ class Storage:
         _refuse_half_uri(location)
         if "://" not in location:
             path = str(Path(location).expanduser().absolute())
-            return cls(uri=path, fs=pafs.LocalFileSystem(), root=path)
+            return cls(uri=path, fs=pafs.LocalFileSystem(), root=path, setting=setting)
         try:
             file_system, root = pafs.FileSystem.from_uri(location)
         except (ValueError, OSError) as error:
@@ -53,7 +57,7 @@ class Storage:
                 f"storage {location!r} cannot be opened: {error}",
                 remedy="give a local or shared path, or a URI that pyarrow knows such as s3://bucket/folder",
             ) from error
-        return cls(uri=location.rstrip("/"), fs=file_system, root=root.rstrip("/"))
+        return cls(uri=location.rstrip("/"), fs=file_system, root=root.rstrip("/"), setting=setting)
 
     @property
     def is_local(self) -> bool:
@@ -64,10 +68,10 @@ class Storage:
         return f"{self.root}/{key}" if key else self.root
 
     def child(self, key: str) -> Storage:
-        return Storage(uri=f"{self.uri}/{key}", fs=self.fs, root=self.path(key))
+        return Storage(uri=f"{self.uri}/{key}", fs=self.fs, root=self.path(key), setting=self.setting)
 
     def exists(self, key: str = "") -> bool:
-        with storage_errors(self.uri, "read"):
+        with storage_errors(self.uri, "read", setting=self.setting):
             return bool(self.fs.get_file_info(self.path(key)).type != pafs.FileType.NotFound)
 
     def is_directory(self, key: str = "") -> bool:
@@ -76,12 +80,12 @@ class Storage:
     def list(self, key: str = "") -> list[str]:
         """Base names in the folder ``key``, sorted; empty when it is not there."""
         selector = pafs.FileSelector(self.path(key), allow_not_found=True)
-        with storage_errors(self.path(key), "read"):
+        with storage_errors(self.path(key), "read", setting=self.setting):
             return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
     def size(self, key: str) -> int:
         """Bytes of a file; 0 when it is not there."""
-        with storage_errors(self.path(key), "read"):
+        with storage_errors(self.path(key), "read", setting=self.setting):
             return int(self.fs.get_file_info(self.path(key)).size or 0)
 
     def read(self, key: str) -> bytes:
@@ -90,7 +94,10 @@ class Storage:
         Raises:
             SetupError: it is not there or cannot be read.
         """
-        with storage_errors(self.path(key), "read"), self.fs.open_input_stream(self.path(key)) as stream:
+        with (
+            storage_errors(self.path(key), "read", setting=self.setting),
+            self.fs.open_input_stream(self.path(key)) as stream,
+        ):
             return bytes(stream.read())
 
     def write(self, key: str, content: bytes) -> None:
@@ -99,7 +106,7 @@ class Storage:
         Raises:
             SetupError: the disk is full or the place cannot be written; nothing is left behind.
         """
-        with storage_errors(self.uri):
+        with storage_errors(self.uri, setting=self.setting):
             target = self.path(key)
             self.fs.create_dir(os.path.dirname(target), recursive=True)
             if self.is_local:
@@ -110,7 +117,7 @@ class Storage:
 
     def create_exclusive(self, key: str, content: bytes) -> bool:
         """Create a file that must not exist yet; False when it does. Atomic on local and shared file systems."""
-        with storage_errors(self.uri):
+        with storage_errors(self.uri, setting=self.setting):
             target = self.path(key)
             self.fs.create_dir(os.path.dirname(target), recursive=True)
             if not self.is_local:
@@ -130,13 +137,13 @@ class Storage:
 
     def delete(self, key: str) -> None:
         """Delete a file; nothing when it is not there."""
-        with storage_errors(self.path(key)), contextlib.suppress(FileNotFoundError):
+        with storage_errors(self.path(key), setting=self.setting), contextlib.suppress(FileNotFoundError):
             if self.exists(key):
                 self.fs.delete_file(self.path(key))
 
     def delete_tree(self, key: str) -> None:
         """Delete a folder and all in it; nothing when it is not there."""
-        with storage_errors(self.path(key)), contextlib.suppress(FileNotFoundError):
+        with storage_errors(self.path(key), setting=self.setting), contextlib.suppress(FileNotFoundError):
             if self.exists(key):
                 self.fs.delete_dir(self.path(key))
 
@@ -168,9 +175,10 @@ def storage_errors(where: str, action: str = "write to", *, setting: str = "run.
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            again = "again" if setting.startswith("--") else "with --resume"
             raise SetupError(
                 f"no space left on {where}",
-                remedy=f"free some space or set {setting} to another place, then run the same command with --resume",
+                remedy=f"free some space or set {setting} to another place, then run the same command {again}",
             ) from error
         # pyarrow repeats the path and the number in its text; where there is no number the text is all there is.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split()).rstrip(".")[:200]

@@ -40,7 +40,7 @@ def require_writable(location: str) -> None:
     Raises:
         SetupError: nothing can be written there.
     """
-    storage = Storage.open(location)
+    storage = Storage.open(location, setting="--out")
     storage.write(_PROBE, b"")
     storage.delete(_PROBE)
 
@@ -52,7 +52,7 @@ def write(made: Sequence[Made], report: dict[str, Any], location: str) -> None:
         SetupError: the place cannot be written.
     """
     ordered = sorted(made, key=lambda one: one.question.id)
-    storage = Storage.open(location)
+    storage = Storage.open(location, setting="--out")
     rows = [(m.question.id, m.explanation.form, m.explanation.ring, m.explanation.to_json()) for m in ordered]
     explanations = pa.Table.from_arrays(
         [pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=_SCHEMA
@@ -99,7 +99,7 @@ def find(location: str, question_id: str) -> Traced:
 
 
 def _explanations(location: str, start: str | None) -> list[str]:
-    storage = Storage.open(location)
+    storage = Storage.open(location, setting="--questions")
     if not storage.exists(EXPLANATIONS):
         raise DataError(
             f"{location} holds no synthesised questions ({EXPLANATIONS} is missing)",

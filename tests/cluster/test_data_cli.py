@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,19 @@ def test_settings_that_make_no_sense(graph: str, tmp_path: Path, setting: str, s
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(graph: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    refused(made(graph, tmp_path / "file" / "q"), "file")
+    refused(made(graph, tmp_path / "file" / "q"), "file", "--out")
+
+
+def test_a_full_disk_is_named_with_the_option_that_chose_it(
+    graph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, content: bytes) -> None:
+        if content:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr("data.storage._write_and_sync", full)
+    refused(made(graph, tmp_path / "q"), "no space left", "--out", "run the same command again")
+    assert not list(tmp_path.glob("q/*"))
 
 
 def test_show_without_questions_or_with_a_wrong_name(graph: str, tmp_path: Path) -> None:
