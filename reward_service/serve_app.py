@@ -1,7 +1,8 @@
 """The HTTP application on Ray Serve: replicas that scale with load, behind Serve's proxy.
 
 Who waits for whom
-    the proxy   holds a request until a replica has room; beyond `max_queued_requests` it answers 429 itself
+    the proxy   holds a request until a replica has room, for which it looks every `ROUTER_WAIT_S`; beyond
+                `max_queued_requests` it answers 429 itself, before the body is read
     a replica   takes `max_pending_requests` at once and answers 429 beyond that; each has worker processes of its own
     Serve       starts a replica that died anew, and adds or removes one when the requests under way ask for it
 """
