@@ -63,6 +63,18 @@ def from_warm_up(storage: Path) -> tuple[str, ...]:
     return (f"model.path={storage / 'first/models/warm_up'}", "model.tiny=null", "warm_up.steps=0")
 
 
+def test_a_job_that_fails_gives_its_error_and_exit_code(cluster: TokenCluster, storage: Path) -> None:
+    began = time.monotonic()
+    done = cluster.fleming("submit", RECIPE, "--address", cluster.address, *settings(storage, "big", "learner.ranks=7"))
+    runs.say(f"refused after {time.monotonic() - began:.0f} s:\n{done.stdout}")
+    assert done.returncode == 1
+    assert "the cluster cannot hold the recipe" in done.stdout and "7 x (1 CPU)" in done.stdout
+    assert "failed, exit code 1" in done.stderr
+    assert not (storage / "big").exists()
+    listed = cluster.fleming("jobs", "--address", cluster.address).stdout
+    assert "failed" in listed and "fleming-big-" in listed
+
+
 @pytest.fixture(scope="module")
 def first(cluster: TokenCluster, storage: Path) -> RunStore:
     """A run by `fleming submit`, to its end."""
@@ -99,18 +111,6 @@ def test_ray_job_submit_runs_it_too(cluster: TokenCluster, storage: Path, first:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     commit = runs.store(storage, "second").last_commit()
     assert commit is not None and commit.step == 1
-
-
-def test_a_job_that_fails_gives_its_error_and_exit_code(cluster: TokenCluster, storage: Path) -> None:
-    began = time.monotonic()
-    done = cluster.fleming("submit", RECIPE, "--address", cluster.address, *settings(storage, "big", "learner.ranks=7"))
-    runs.say(f"refused after {time.monotonic() - began:.0f} s:\n{done.stdout}")
-    assert done.returncode == 1
-    assert "the cluster cannot hold the recipe" in done.stdout and "7 x (1 CPU)" in done.stdout
-    assert "failed, exit code 1" in done.stderr
-    assert not (storage / "big").exists()
-    listed = cluster.fleming("jobs", "--address", cluster.address).stdout
-    assert "failed" in listed and "fleming-big-" in listed
 
 
 def test_stop_leaves_no_process_and_resume_goes_on_from_the_storage(
