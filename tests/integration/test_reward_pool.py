@@ -157,7 +157,7 @@ async def test_the_pool_grows_under_a_slow_verifier_and_shrinks_when_idle() -> N
         assert len(pool.actors) == 1 and pool.counters.shrunk == 1
         (gone,) = extra - set(pool.actors)
         with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(gone.ready.remote(), timeout=30)
+            ray.get(gone.counters.remote(), timeout=30)
         assert isinstance(await pool.score(_obedient("stroke")), ScoredGroup)  # the one that is left still works
     finally:
         pool.close()
