@@ -134,8 +134,8 @@ def observe(run: Path, alive: Callable[[], bool], folder: Path) -> Observation:
     address = json.loads(live.read_text())["dashboard"]
     raylet = fetch(f"{address}/nodes?view=summary")["data"]["summary"][0]["raylet"]
     session = Path(raylet["sessionDir"])
-    rules = session / "metrics" / "prometheus" / "fleming_alerts.yml"
-    wait_for(rules.exists, alive, 60, "the alerts among Ray's configuration")
+    settings = session / "metrics" / "prometheus" / "prometheus.yml"
+    wait_for(lambda: "fleming_alerts.yml" in settings.read_text(), alive, 60, "the alerts in Ray's configuration")
     with prometheus(session, folder) as server:
         wait_for(lambda: server.names() >= LASTING, alive, 500, "every metric of the table in Prometheus")
         panels = {
