@@ -117,6 +117,7 @@ def test_a_full_disk_is_named_with_the_option_that_chose_it(
     def full(path: str, content: bytes) -> None:
         if content:
             raise OSError(errno.ENOSPC, "No space left on device", path)
+        Path(path).touch()
 
     monkeypatch.setattr("data.storage._write_and_sync", full)
     refused(made(graph, tmp_path / "q"), "no space left", "--out", "run the same command again")
