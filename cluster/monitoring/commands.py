@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.monitoring.cluster_sight import ClusterReader, is_address
+from cluster.monitoring.remote import ClusterReader, is_address
 from cluster.monitoring.sight import RunReader
 from cluster.plain_errors import plain_errors
 from data.storage import Storage

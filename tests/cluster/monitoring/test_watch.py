@@ -17,8 +17,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.monitoring import cluster_sight
-from cluster.monitoring.cluster_sight import ClusterReader, figures_of
+from cluster.monitoring import remote
+from cluster.monitoring.remote import ClusterReader, figures_of
 from cluster.monitoring.sight import MAX_SEGMENT_BYTES, RunReader, plain
 from cluster.monitoring.view import curve, render, resample, sparkline
 from cluster.run_store import RunStore
@@ -248,7 +248,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(cluster_sight, "_token_headers", lambda: {"authorization": "Bearer secret"})
+    monkeypatch.setattr(remote, "_token_headers", lambda: {"authorization": "Bearer secret"})
     FakeRay.where, FakeRay.tokens = "", []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRay)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
