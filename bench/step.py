@@ -134,15 +134,12 @@ def peak(part: dict[str, Any]) -> float:
     return highest
 
 
-def show(results: dict[str, dict[str, Any]]) -> None:
-    for name, result in results.items():
-        for phase, figures in result.get("phases", {}).items():
-            times = f"{figures['seconds']:>8.2f} s {figures['cpu_s']:>8.2f} CPU s"
-            print(f"{name:<8} {phase:<26} {times}  peak {figures['peak_mib']:>7,.0f} MiB")
-        rest = {key: value for key, value in result.items() if key != "phases"}
-        print(f"{name:<8} {json.dumps(rest)}")
-    for what, value in ratios(results).items():
-        print(f"{what:<78} {value:>7.2f}")
+def show(name: str, result: dict[str, Any]) -> None:
+    for phase, figures in result.get("phases", {}).items():
+        times = f"{figures['seconds']:>8.2f} s {figures['cpu_s']:>8.2f} CPU s"
+        print(f"{name:<8} {phase:<26} {times}  peak {figures['peak_mib']:>7,.0f} MiB")
+    rest = {key: value for key, value in result.items() if key != "phases"}
+    print(f"{name:<8} {json.dumps(rest)}", flush=True)
 
 
 def main() -> None:
@@ -173,12 +170,14 @@ def main() -> None:
         path.write_text(json.dumps(workload.__dict__))
         prepare = [sys.executable, str(Path(__file__).resolve()), "--child", "prepare", str(path)]
         subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        results = {name: run_part(name, path) for name in PARTS if name in arguments.parts.split(",")}
+        results = {}
+        for name in [part for part in PARTS if part in arguments.parts.split(",")]:
+            results[name] = run_part(name, path)
+            show(name, results[name])
     load = os.getloadavg()[1]
-    print(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, load of the last 5 min {load:.1f}"
-    )
-    show(results)
+    print(f"{arguments.threads} threads of {platform.machine()}, load of the last 5 minutes {load:.1f}")
+    for what, value in ratios(results).items():
+        print(f"{what:<78} {value:>7.2f}")
     if arguments.out:
         with arguments.out.open("a") as file:
             record = {"workload": workload.__dict__, "load": load, "results": results, "ratios": ratios(results)}
