@@ -112,7 +112,7 @@ def table(parts: Sequence[Part], nodes: Sequence[Mapping[str, float]], missing: 
 
 
 def amounts_text(amounts: Mapping[str, float]) -> str:
-    """``{"CPU": 2.0, "GPU": 1.0}`` -> "2 CPU, 1 GPU"; a share of a node group is its name alone: "1 CPU, group engines"."""
+    """``{"CPU": 2.0, "GPU": 1.0}`` -> "2 CPU, 1 GPU"; a share of a node group is its name: "1 CPU, group engines"."""
     texts = [
         f"{amount:g} {name}" if name in ("CPU", "GPU") else f"group {name}"
         for name, amount in amounts.items()
