@@ -132,7 +132,8 @@ def test_an_adapter_or_reference_on_another_model_is_refused(tmp_path: Path, mon
     """Same names and sizes, other weights: the checkpoint says which model it rests on."""
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
     model, saved = tmp_path / "model", tmp_path / "saved"
-    model.mkdir(), saved.mkdir()
+    model.mkdir()
+    saved.mkdir()
     weights = model / "model.safetensors"
     weights.write_bytes(bytes(5 << 20))
     state = {"step": 3, "optimizer_step": 3, "ranks": 1, "base": checkpoints.fingerprint(str(model))}
