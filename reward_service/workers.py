@@ -173,6 +173,10 @@ class _Worker:
         except TimeoutError:
             self.kill()
             raise _WorkerDied("timeout", f"no verdict within {timeout_s:g} s") from None
+        except EOFError:  # how it ended is asked outside the verdict's time
+            code = await self._exit_code()
+            self.kill()
+            raise _WorkerDied("crash", f"the worker ended with exit code {code}") from None
 
     async def _frame(self) -> Any:
         while True:
@@ -191,15 +195,14 @@ class _Worker:
                 raise _WorkerDied("crash", "the worker is gone")
             read = await process.stdout.read(_READ_BYTES)
             if not read:
-                code = await self._exit_code(process)
-                self.kill()
-                raise _WorkerDied("crash", f"the worker ended with exit code {code}")
+                raise EOFError
             self._buffer += read
 
-    async def _exit_code(self, process: asyncio.subprocess.Process) -> int | str:
+    async def _exit_code(self) -> int | str:
         # A process that closed its output may still run.
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(process.wait(), 1.0)
+            if self._process is not None:
+                return await asyncio.wait_for(self._process.wait(), 1.0)
         return "unknown"
 
 
