@@ -6,6 +6,7 @@ Who waits for whom
     without one     nodes may be joining just now: `SETTLE_S` seconds, then the table
     both            wait for ``run.wait_for_nodes_s`` where the recipe says it
     a local Ray     has the nodes that it has
+Before that, what a job that has ended still holds on the cluster is let go.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state.exception import RayStateApiException
 
 from cluster.config import Recipe
 from cluster.placement import Part, amounts_text, parts_of, table, without_room
+from cluster.ray_jobs import FINAL
 from data.errors import SetupError
 
 SETTLE_S = 15.0
@@ -39,6 +43,8 @@ def wait_for_room(recipe: Recipe, say: Callable[[str], None], *, local: bool) ->
     Raises:
         SetupError: the cluster cannot hold the recipe; with the table.
     """
+    if not local:
+        let_go_of_ended_jobs()
     nodes = nodes_there()
     parts, missing = _fit(recipe, nodes)
     if missing:
@@ -51,6 +57,22 @@ def wait_for_room(recipe: Recipe, say: Callable[[str], None], *, local: bool) ->
             remedy="change the keys named, or add nodes",
         )
     _say_if_busy(parts, say)
+
+
+def let_go_of_ended_jobs() -> None:
+    """Remove placement groups of jobs that are over.
+
+    Ray Train starts its worker group anew when the ranks die; when the job is stopped in that moment, the new group's
+    placement group outlives it, and its CPUs and GPUs are lost to the cluster (seen with Ray 2.60).
+    """
+    from ray.util.state import list_jobs, list_placement_groups
+
+    with contextlib.suppress(RayStateApiException):  # the dashboard may be off: then they stay, as without us
+        ended = {job.job_id for job in list_jobs(limit=10_000) if job.job_id and job.status in FINAL}
+        for group in list_placement_groups(detail=True, limit=10_000):
+            if group.state != "REMOVED" and not group.is_detached and group.creator_job_id in ended:
+                identity = ray.PlacementGroupID(bytes.fromhex(group.placement_group_id))
+                remove_placement_group(PlacementGroup(identity))
 
 
 def _patience(recipe: Recipe, *, local: bool, autoscaled: bool) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     monkeypatch.setattr(room, "nodes_there", lambda: list(nodes))
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": sum(node["CPU"] for node in nodes)})
     monkeypatch.setattr(room, "has_autoscaler", lambda: False)
+    monkeypatch.setattr(room, "let_go_of_ended_jobs", lambda: None)
     monkeypatch.setattr(room, "SETTLE_S", 0.2)
     monkeypatch.setattr(room, "POLL_S", 0.02)
     return nodes
@@ -143,3 +145,19 @@ def test_a_busy_cluster_is_said_to_be_busy(cluster: list[dict[str, float]], monk
     said: list[str] = []
     room.wait_for_room(recipe(), said.append, local=False)
     assert said == ["waiting  for other work on this cluster to free CPUs: 2 asked, 0.5 free (`ray status`)"]
+
+
+def test_what_an_ended_job_holds_is_let_go_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [SimpleNamespace(job_id=name, status=status) for name, status in (("01", "STOPPED"), ("02", "RUNNING"))]
+    jobs.append(SimpleNamespace(job_id=None, status="FAILED"))
+    kinds = [("01", "CREATED", False), ("01", "REMOVED", False), ("01", "CREATED", True), ("02", "CREATED", False)]
+    groups = [
+        SimpleNamespace(placement_group_id=f"{number:036x}", creator_job_id=job, state=state, is_detached=detached)
+        for number, (job, state, detached) in enumerate(kinds)
+    ]
+    removed: list[str] = []
+    monkeypatch.setattr("ray.util.state.list_jobs", lambda **_: jobs)
+    monkeypatch.setattr("ray.util.state.list_placement_groups", lambda **_: groups)
+    monkeypatch.setattr(room, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    room.let_go_of_ended_jobs()
+    assert removed == [f"{0:036x}"]

@@ -86,8 +86,10 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
     try:
         head = ["--head", f"--port={gcs_port}", f"--dashboard-port={dashboard_port}", "--num-cpus=0"]
         _start(cluster, [*head, f"--temp-dir={temporary}"], on_nodes)
-        for more in nodes:
-            _start(cluster, [f"--address={cluster.gcs}", *more.split()], on_nodes)
+        for number, more in enumerate(nodes):
+            # A folder each: nodes that share one delete the working dir of a job under each other's feet.
+            own = ["--temp-dir", f"{temporary}-{number}"]
+            _start(cluster, [f"--address={cluster.gcs}", *own, *more.split()], on_nodes)
         yield cluster
     finally:
         _end(cluster)
