@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -93,6 +93,8 @@ def token_cluster(folder: Path, nodes: Sequence[str]) -> Iterator[TokenCluster]:
         yield cluster
     finally:
         _end(cluster)
+        for left in temporary.parent.glob(f"{temporary.name}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _start(cluster: TokenCluster, arguments: list[str], environment: dict[str, str]) -> None:
@@ -119,11 +121,11 @@ def _start(cluster: TokenCluster, arguments: list[str], environment: dict[str, s
 def _end(cluster: TokenCluster) -> None:
     """Not ``ray stop``, which ends every Ray on the machine."""
     members: set[psutil.Process] = set()
-    for ending in (signal.SIGTERM, signal.SIGKILL):
+    for _ in range(2):  # twice: a raylet that is dying may start one more
         members |= cluster.members()
         for process in members:
             with contextlib.suppress(psutil.Error):
-                process.send_signal(ending)
+                process.kill()
         psutil.wait_procs(list(members), timeout=10)
     left = [process for process in members | cluster.members() if _lives(process)]
     assert not left, left
