@@ -22,9 +22,9 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 _DEFAULT_FORMS: dict[FormName, float] = {
-    "finding": 10, "diagnosis": 21, "inheritance": 6, "gene": 13, "gene_finding": 10, "discriminate": 11, "drug": 3,
-    "drug_vignette": 4, "non_indication": 2, "mechanism": 3, "mechanism_vignette": 4, "allelic": 7,
-    "allelic_finding": 9, "alternative_drug": 4, "next_test": 2, "contraindication": 2,
+    "finding": 10, "diagnosis": 19, "inheritance": 6, "gene": 13, "gene_finding": 10, "discriminate": 11, "drug": 3,
+    "drug_vignette": 4, "non_indication": 2, "mechanism": 3, "mechanism_vignette": 4, "allelic": 8,
+    "allelic_finding": 10, "alternative_drug": 4, "next_test": 2, "contraindication": 2,
 }  # fmt: skip
 
 

@@ -134,17 +134,38 @@ class Facts:
 
     @cached_property
     def namesakes(self) -> dict[int, frozenset[int]]:
-        """Finding -> other findings with a name or synonym in common: one thing in two vocabularies, left unmerged."""
+        """Finding -> other findings with a name or synonym in common: one thing in two vocabularies, left unmerged.
+
+        MeSH turns names round ("Hearing Loss, High-Frequency"), so those are also read the other way.
+        """
         holders: dict[str, list[int]] = defaultdict(list)
         for n, kind in enumerate(self.graph.types):
             if kind in FINDING_TYPES:
-                for name in {normal_name(text) for text in self.all_names(n)} - {""}:
+                texts = self.all_names(n)
+                for name in {normal_name(text) for text in (*texts, *map(turned, texts))} - {""}:
                     holders[name].append(n)
         found: dict[int, set[int]] = defaultdict(set)
         for group in holders.values():
             for n in group if len(group) > 1 else ():
                 found[n].update(other for other in group if other != n)
         return {n: frozenset(others) for n, others in found.items()}
+
+    @cached_property
+    def _implied(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def implied(self, term: int) -> frozenset[int]:
+        """What a finding says under all names: itself, its namesakes, what lies above any of them, and so on."""
+        if term not in self._implied:
+            found = {term}
+            todo = [term]
+            while todo:
+                node = todo.pop()
+                new = (self.parents(node) | self.namesakes.get(node, frozenset())) - found
+                found |= new
+                todo += new
+            self._implied[term] = frozenset(found)
+        return self._implied[term]
 
     def related(self, first: int, second: int) -> bool:
         """True when one is the other or lies above it."""
@@ -250,13 +271,20 @@ class Facts:
 
     @cached_property
     def _referred(self) -> dict[int, set[int]]:
-        """Diseases joined by a cross reference that the merge refused, or referred to by one entry: perhaps one."""
+        """Diseases joined by a cross reference that the merge refused, or by an entry in between: perhaps one.
+
+        The entry in between refers to both, or both refer to it; it need not be in the graph.
+        """
         nodes = self.graph.tables.nodes
         owner = {i: n for n, ids in enumerate(nodes["ids"].to_pylist()) for i in ids}
         found: dict[int, set[int]] = defaultdict(set)
+        first: dict[str, int] = {}
         for n, xrefs in enumerate(nodes["xrefs"].to_pylist()):
-            for other in {owner[x] for x in xrefs if x in owner} - {n}:
-                if self.graph.types[n] == self.graph.types[other] == "disease":
+            if self.graph.types[n] != "disease":
+                continue
+            for xref in xrefs:
+                other = owner.get(xref, first.setdefault(xref, n) if xref.startswith(_MENDELIAN) else n)
+                if other != n and self.graph.types[other] == "disease":
                     found[n].add(other)
                     found[other].add(n)
         return {n: others.union(*(found[other] for other in others)) for n, others in found.items()}
@@ -351,6 +379,12 @@ class Facts:
     def readable(self, node: int) -> str:
         """The preferred name as it stands in a text."""
         return plain(self.graph.names[node])
+
+
+def turned(name: str) -> str:
+    """A name of two parts the other way round, "Hearing Loss, High-Frequency"; others as they are."""
+    parts = name.split(", ")
+    return f"{parts[1]} {parts[0]}" if len(parts) == 2 else name
 
 
 def bound(memory: dict[Any, Any]) -> None:

@@ -272,9 +272,10 @@ def _no_disorder(world: World, disease: int, other: int) -> Ruling | None:
 def _no_mode(world: World, disease: int, gene: int | None, mode: int) -> Ruling | None:
     known: set[int] = set()
     for carrier in {disease, *(step(world, gene, "gene_associated_with") if gene is not None else ())}:
-        stated = {m for d in world.kin(carrier) for m in step(world, d, "has_inheritance")}
-        if not stated:
+        # An entry that may be the carrier under another identifier and has no stated mode leaves the mode open.
+        if not all(step(world, d, "has_inheritance") for d in {carrier, *world.referred(carrier)}):
             return None
+        stated = {m for d in world.kin(carrier) for m in step(world, d, "has_inheritance")}
         known |= stated.union(*(world.disputed.get("has_inheritance", {}).get(d, ()) for d in world.kin(carrier)))
     if any(world.related(mode, m) for m in known):
         return None

@@ -259,11 +259,11 @@ class RingMaker:
         return tuple(chosen)
 
     def _holds_for_all(self, form: Form, item: Item, others: Sequence[Item], visible: Sequence[int]) -> bool:
-        """True when answer and options are what they are for every disease that has all that is visible."""
+        """True when answer and options are what they are for every disease that may have all that is visible."""
         if form.start != "vignette" or not form.chain:
             return True
         world = self._world
-        for fitting in world.with_all(visible):
+        for fitting in world.with_all(visible, perhaps=True):
             if fitting == item.disease:
                 continue
             if fitting in item.way or not all(false_for(world, form, fitting, None, o.answer) for o in others):

@@ -57,9 +57,8 @@ class World(Drugs):
             facts: set[int] = set()
             for member in self.kin(disease):
                 facts |= self.findings(member).keys() | self.disputed.get("has_phenotype", {}).get(member, set())
-            closure = facts.union(*(self.above(term) for term in facts))
             facts |= {other for term in facts for other in self.namesakes.get(term, ())}
-            closure |= {other for term in closure for other in self.namesakes.get(term, ())} | facts
+            closure = facts.union(*(self.implied(term) for term in facts))
             parents = set().union(*(self.parents(term) for term in facts))
             denied = self.denials.get("has_phenotype", {}).get(disease, set())
             self._profiles[disease] = Profile(
@@ -174,9 +173,20 @@ class World(Drugs):
         near = [n for n, _ in self.nearest(disease)[:NEIGHBOURS]]
         return bool(near) and sum(term in self.closed(n) for n in near) > LIKELY_SHARE * len(near)
 
-    def with_all(self, terms: Iterable[int]) -> list[int]:
-        """Every disease that has all of some findings, or something below each."""
-        lists = sorted((self.having[term] for term in terms if term in self.having), key=len)
+    @cached_property
+    def perhaps_having(self) -> dict[int, Any]:
+        """As `having`, with what diseases have under other identifiers (`referred`) and findings under other names."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for place, disease in enumerate(self.described.tolist()):
+            findings = {t for member in {disease, *self.referred(disease)} for t in self.findings(member)}
+            for term in findings.union(*(self.implied(t) for t in findings)):
+                found[term].append(place)
+        return {term: np.array(diseases, dtype=np.int32) for term, diseases in found.items()}
+
+    def with_all(self, terms: Iterable[int], *, perhaps: bool = False) -> list[int]:
+        """Every disease that has all of some findings, or something below each; with ``perhaps``, that may have."""
+        having = self.perhaps_having if perhaps else self.having
+        lists = sorted((having[term] for term in terms if term in having), key=len)
         if not lists:
             return []
         found = lists[0]

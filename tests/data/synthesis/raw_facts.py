@@ -35,6 +35,11 @@ def _ids(text: str) -> str:
     return {"MIM": "OMIM", "ORDO": "ORPHA", "Orphanet": "ORPHA", "MSH": "MESH"}.get(head, head) + ":" + local
 
 
+def _contradicts(mode: str, definition: str) -> bool:
+    """True for an inferred "autosomal" of a disease that its definition puts on the X chromosome."""
+    return "autosomal" in mode and re.search(r"chromosome X|\bX[pq]\d", definition) is not None
+
+
 class Raw:
     """The raw statements. Diseases, findings, genes and drugs keep the identifiers of their files."""
 
@@ -74,7 +79,7 @@ class Raw:
                 current = line[4:].strip()
             elif line.startswith("name: "):
                 self._call(current, line[6:])
-            elif line.startswith("synonym: "):
+            elif line.startswith("synonym: ") and " abbreviation [" not in line:  # "ASD": atrial, or autism
                 self._call(current, line.split('"')[1])
             elif line.startswith("is_a: "):
                 self.up[current].add(line[6:].split(" ")[0])
@@ -121,11 +126,11 @@ class Raw:
                 self.same[identifier].add(_ids(xref))
                 self.same[_ids(xref)].add(identifier)
         with gzip.open(folder / "facets.tsv.gz", "rt", encoding="utf-8") as lines:
-            for disease, _, _, facet, keyword, target in csv.reader(lines, delimiter="\t"):
+            for disease, _, text, facet, keyword, target in csv.reader(lines, delimiter="\t"):
                 if facet in ("symptom", "phenotype"):
                     self._call(target, keyword)
                     self.has[disease].add(target)
-                elif facet == "inheritance_pattern":
+                elif facet == "inheritance_pattern" and not _contradicts(keyword, text):
                     self._call(target, keyword)
                     self.modes[disease].add(target)
 
@@ -254,7 +259,7 @@ class Judge:
         return found
 
     def _truth(self, question: Any, why: Any) -> Iterator[str]:
-        start = self._gene_diseases(question.stem) if why.form in _GENE_FORMS else self._start(why)
+        start = self._gene_diseases(question.stem, why) if why.form in _GENE_FORMS else self._start(why)
         right = {o.label: self._is_right(o.text, start, why) for o in question.options}
         if not right[question.answer_label]:
             yield f"answer {question.answer_text!r} does not follow from the sources"
@@ -298,10 +303,11 @@ class Judge:
         terms = [v for v in why.visible if v.startswith(_TERM)]
         return any(all(t in self.raw.profiles.get(d, ()) for t in terms) for d in self.raw.named(text, _DISEASE))
 
-    def _gene_diseases(self, stem: str) -> set[str]:
-        """All diseases of the gene that stands in the stem, by its symbol."""
+    def _gene_diseases(self, stem: str, why: Any) -> set[str]:
+        """All diseases of the visible gene, whose symbol stands in the stem; the T of "T wave" is a symbol too."""
         symbols = set(re.findall(r"[\w-]+", stem)) & self.raw.symbols.keys()
-        return {d for s in symbols for g in self.raw.symbols[s] for d in self.raw.diseases_of_gene[g]}
+        shown = {v.removeprefix("NCBIGENE:") for v in why.visible}
+        return {d for s in symbols for g in self.raw.symbols[s] & shown for d in self.raw.diseases_of_gene[g]}
 
     def _allelic(self, text: str, start: set[str], form: str) -> bool:
         raw = self.raw
@@ -323,4 +329,4 @@ class Judge:
         classes = {c for drug in treating | easing for c in raw.classes[drug]}
         if form == "alternative_drug":
             return any(raw.classes[drug] & classes for drug in named)
-        return text in classes
+        return _norm(text) in {_norm(name) for name in classes}
