@@ -89,7 +89,8 @@ def run_part(name: str, workload: Path) -> dict[str, Any]:
         watch.stop()
         if child.returncode:
             raise SystemExit(f"part {name} failed:\n{Path(log.name).read_text()[-4000:]}")
-    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    # Ray and vLLM may still print when the part is over.
+    result: dict[str, Any] = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
     for phase in result.get("phases", {}).values():
         phase["seconds"] = statistics.median(end - start for start, end, _ in phase["spans"][1:])
         phase["cpu_s"] = statistics.median(cpu for _, _, cpu in phase["spans"][1:])
