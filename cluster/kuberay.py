@@ -10,6 +10,7 @@ import base64
 import math
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -67,11 +68,19 @@ class _Pod:
     object_store: float
 
 
-def ray_job(recipe: Recipe, command: str, package: Path, kubernetes: Kubernetes) -> str:
+def ray_job(
+    recipe: Recipe,
+    command: str,
+    package: Path,
+    kubernetes: Kubernetes,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """The Kubernetes objects of a run as YAML: the code, and the RayJob that runs ``command``.
 
     Args:
         package: the zipped working dir.
+        environment: variables of the job.
 
     Raises:
         ConfigError: pods could not share the run's storage, or the code does not fit into a ConfigMap.
@@ -89,9 +98,9 @@ def ray_job(recipe: Recipe, command: str, package: Path, kubernetes: Kubernetes)
         "immutable": True,
         "binaryData": {archive: base64.b64encode(compressed(package)).decode()},
     }
-    environment = {
+    runtime_env = {
         "working_dir": f"file://{CODE_FOLDER}/{archive}",
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S:.0f}"},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S:.0f}", **(environment or {})},
     }
     job = {
         "apiVersion": "ray.io/v1",
@@ -99,7 +108,7 @@ def ray_job(recipe: Recipe, command: str, package: Path, kubernetes: Kubernetes)
         "metadata": {"name": name, **meta},
         "spec": {
             "entrypoint": command,
-            "runtimeEnvYAML": yaml.safe_dump(environment, sort_keys=False),
+            "runtimeEnvYAML": yaml.safe_dump(runtime_env, sort_keys=False),
             "metadata": {"fleming_run": recipe.run.name, "fleming_code": code_hash()},
             "submissionMode": "K8sJobMode",
             "submitterConfig": {"backoffLimit": 0},

@@ -74,7 +74,10 @@ class RayJobs:
         with _plainly(self.address), _no_other_address():
             from ray.job_submission import JobSubmissionClient
 
-            self._client: Any = JobSubmissionClient(self.address)
+            try:
+                self._client: Any = JobSubmissionClient(self.address)
+            except (ValueError, KeyError) as error:  # an address without a host; an answer that is not Ray's
+                raise ConnectionError(str(error)) from error
 
     def submit(
         self, command: str, *, job_id: str, working_dir: str, environment: dict[str, str], metadata: dict[str, str]

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cluster.arguments import AddressOption, RecipeArgument, SetOption
+from cluster.monitoring.sight import plain
 from cluster.plain_errors import plain_errors
 from cluster.ray_jobs import DEFAULT_ADDRESS, INTERRUPTED, Job, RayJobs, new_job_id
 from cluster.working_dir import entrypoint, pack, sent_recipe
@@ -81,7 +83,7 @@ def submit(
                 ranks_per_pod=ranks_per_pod,
             )
             command = entrypoint(*arguments, *_settings(settings_for(resolved)))
-            typer.echo(ray_job(resolved, command, package, pods), nl=False)
+            typer.echo(ray_job(resolved, command, package, pods, environment=_environment(env)), nl=False)
             return
         code = _send(address, arguments, package, resolved.run.name, env, job_id=job_id, no_wait=no_wait)
     raise typer.Exit(code)
@@ -132,7 +134,9 @@ def jobs(
     for job in listed:
         code = "" if job.exit_code is None else str(job.exit_code)
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else ""
-        table.add_row(job.id, job.status.lower(), code, job.run, began, _took(job))
+        # Others name their jobs as they like: text, never markup or escape sequences.
+        shown = (job.id, job.status.lower(), code, job.run, began, _took(job))
+        table.add_row(*(Text(plain(text)) for text in shown))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table if listed else "no jobs")
 
 

@@ -6,8 +6,8 @@ can be read from here, the steps, completions and events come from there, as `fl
 
 from __future__ import annotations
 
+import http.client
 import json
-import math
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.monitoring.catalogue import METRICS
-from cluster.monitoring.sight import MAX_NAME, ActorSeen, RunReader, Sight, plain
+from cluster.monitoring.sight import MAX_NAME, MAX_NUMBER, ActorSeen, RunReader, Sight, plain
 from data.errors import FlemingError, SetupError
 from data.storage import Storage
 
@@ -80,40 +80,43 @@ class ClusterReader:
             return None
 
     def _actors(self, run: str) -> tuple[ActorSeen, ...]:
-        answer = self._json(f"/api/v0/actors?detail=0&limit={MAX_ACTORS}")
-        rows = answer.get("data", {}).get("result", {}).get("result", [])
+        rows = self._rows(f"/api/v0/actors?detail=0&limit={MAX_ACTORS}", "data", "result", "result")
         mine = [row for row in rows if str(row.get("name", "")).startswith(run + "/")]
         seen = {
-            ActorSeen(name=plain(row["name"].partition("/")[2], MAX_NAME), state=plain(row["state"], 20))
+            ActorSeen(name=plain(row["name"].partition("/")[2], MAX_NAME), state=plain(row.get("state", "?"), 20))
             for row in mine
         }
         return tuple(sorted(seen, key=lambda actor: actor.name))
 
     def _figures(self) -> dict[str, dict[str, float]]:
         """Run -> key of the catalogue -> value, from the metrics endpoint of every node."""
-        nodes = self._json("/nodes?view=summary").get("data", {}).get("summary", [])
         found: dict[str, dict[str, float]] = {}
-        for node in nodes:
-            raylet = node.get("raylet", {})
+        for node in self._rows("/nodes?view=summary", "data", "summary"):
+            said = node.get("raylet")
+            raylet: dict[str, Any] = said if isinstance(said, dict) else {}
             port = raylet.get("metricsExportPort", 0)
             if raylet.get("state") == "ALIVE" and port:
                 try:
-                    text = self._get(f"http://{node['ip']}:{port}/metrics").decode("utf-8", "replace")
-                except SetupError:
-                    continue  # a node that has just gone, or whose port is not open to this machine
-                for run, figures in figures_of(text).items():
+                    text = self._get(f"http://{node.get('ip')}:{port}/metrics").decode("utf-8", "replace")
+                    page = figures_of(text)
+                except (SetupError, ValueError):
+                    continue  # a node that has just gone, whose port is not open to this machine, or no metrics page
+                for run, figures in page.items():
                     found.setdefault(run, {}).update(figures)
         return found
 
-    def _json(self, path: str) -> dict[str, Any]:
+    def _rows(self, path: str, *keys: str) -> list[dict[str, Any]]:
+        """The list of objects under ``keys`` of an answer; empty where it has another shape."""
         try:
             answer = json.loads(self._get(self._address + path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SetupError(
                 f"{self._address} answers, but is not Ray's dashboard",
                 remedy="give its address, such as http://head:8265",
             ) from error
-        return answer if isinstance(answer, dict) else {}
+        for key in keys:
+            answer = answer.get(key) if isinstance(answer, dict) else None
+        return [row for row in answer if isinstance(row, dict)] if isinstance(answer, list) else []
 
     def _get(self, url: str) -> bytes:
         # The token goes to the dashboard alone, never to an address that an answer named.
@@ -128,23 +131,27 @@ class ClusterReader:
                 if error.code in (401, 403)
                 else "give the address of Ray's dashboard, such as http://head:8265",
             ) from error
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # nobody, no such address, or no HTTP
             raise SetupError(
                 f"{url} does not answer ({error})", remedy="is the address right, and the port open from here?"
             ) from error
 
 
 def figures_of(text: str) -> dict[str, dict[str, float]]:
-    """Fleming's series of a metrics page: run -> key of the catalogue -> value. Unknown series are left out."""
+    """Fleming's series of a metrics page: run -> key of the catalogue -> value. Unknown series are left out.
+
+    Raises:
+        ValueError: it is no metrics page.
+    """
     lines = [line for line in text.splitlines() if line.startswith(PREFIX)]
     found: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             metric = _BY_EXPORTED.get(sample.name)
-            if metric is None or not math.isfinite(sample.value):
+            if metric is None or not abs(sample.value) <= MAX_NUMBER:
                 continue
-            key = f"{metric.name}/{sample.labels.get(metric.label, '')}" if metric.label else metric.name
-            found.setdefault(sample.labels.get("run", ""), {})[key] = sample.value
+            key = f"{metric.name}/{plain(sample.labels.get(metric.label, ''))}" if metric.label else metric.name
+            found.setdefault(plain(sample.labels.get("run", "")), {})[key] = sample.value
     return found
 
 

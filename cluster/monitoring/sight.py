@@ -7,7 +7,6 @@ have written, can hold escape sequences, be huge or be damaged. `plain` is the o
 from __future__ import annotations
 
 import json
-import math
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,8 @@ MAX_SEGMENT_BYTES = 1 << 20
 MAX_TRAJECTORY_BYTES = 64 << 20
 MAX_TEXT = 240
 MAX_NAME = 60
+MAX_NUMBER = 1e100
+"""Larger ones are damage; sums and squares of those below stay finite."""
 SHOWN_COMPLETIONS = 4
 SHOWN_EVENTS = 6
 SILENT_S = 60.0
@@ -117,7 +118,7 @@ def numbers(row: object) -> dict[str, float]:
     return {
         plain(key, MAX_NAME): float(value)
         for key, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
     }
 
 
@@ -187,7 +188,7 @@ class RunReader:
                 content = self._bytes(f"trajectories/{files[-1]}", MAX_TRAJECTORY_BYTES)
                 table = pq.read_table(pa.BufferReader(content), columns=["reward", "reason", "fate", "text"])
                 self._shown = (files[-1], _choose(table.to_pylist()))
-            except (FlemingError, pa.ArrowException, OSError) as error:
+            except (FlemingError, pa.ArrowException, OSError, TypeError, ValueError) as error:
                 notes.append(plain(f"completions of {files[-1]} cannot be read: {error}"))
                 return ()
         return self._shown[1]
@@ -200,7 +201,7 @@ def _choose(rows: list[dict[str, Any]]) -> tuple[CompletionSeen, ...]:
         kinds.setdefault((row["reason"], row["fate"]), row)
     rest = [row for row in rows if row not in list(kinds.values())] if len(kinds) < SHOWN_COMPLETIONS else []
     chosen = [*kinds.values(), *rest][:SHOWN_COMPLETIONS]
-    chosen.sort(key=lambda row: -(row["reward"] or 0.0))
+    chosen.sort(key=lambda row: -float(row["reward"] or 0.0))
     return tuple(
         CompletionSeen(
             reward=float(row["reward"] or 0.0),

@@ -131,3 +131,8 @@ def test_storage_that_pods_do_not_share_is_refused(tmp_path: Path) -> None:
 def test_an_image_is_asked_for() -> None:
     result = CliRunner().invoke(app, ["submit", RECIPE, "--kuberay"])
     assert result.exit_code == 1 and "--kuberay needs --image" in result.stderr
+
+
+def test_the_environment_of_the_job_is_kept() -> None:
+    _, job = generate(*SETTINGS, options=("--env", "HF_HUB_OFFLINE=0"))
+    assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["HF_HUB_OFFLINE"] == "0"

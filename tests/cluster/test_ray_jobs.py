@@ -150,6 +150,39 @@ def test_jobs_are_listed(client: FakeClient) -> None:
     assert "one" in listed and "succeeded" in listed and "quickstart" in listed and "0:00:02" in listed
 
 
+def test_names_of_others_jobs_are_text(client: FakeClient) -> None:
+    client.metadata = {"fleming_run": "[/red]\x1b[2Jmine"}
+    result = CliRunner().invoke(app, ["jobs"])
+    assert result.exit_code == 0 and "[/red][2Jmine" in result.stdout and "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("error", [ValueError("Invalid gcs_address: http:"), KeyError("ray_version")])
+def test_an_address_that_is_no_dashboard(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(address: str) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", refuse)
+    with pytest.raises(SetupError, match="no Ray dashboard answers"):
+        RayJobs("http://")
+
+
+def test_files_that_hold_keys_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = tmp_path / "checkout"
+    for name in (
+        "recipes/.env",
+        "recipes/.aws/credentials",
+        "cluster/deploy/id_rsa",
+        "data/tls.key",
+        "data/records.py",
+    ):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("x")
+    (checkout / ".rayignore").write_text((CHECKOUT / ".rayignore").read_text())
+    monkeypatch.setattr("cluster.working_dir.CHECKOUT", checkout)
+    with zipfile.ZipFile(pack(tmp_path)) as archive:
+        assert [name for name in archive.namelist() if not name.endswith("/")] == ["data/records.py"]
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "text"),
     [

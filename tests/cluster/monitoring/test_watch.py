@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,6 +156,20 @@ def test_a_damaged_or_huge_file_is_left_out(store: RunStore) -> None:
     assert "\x1b" not in printed(RunReader(storage))
 
 
+def test_numbers_and_types_that_no_run_writes_are_left_out(store: RunStore) -> None:
+    root = Path(store.storage.root)
+    (root / "live.json").write_text('{"figures": {"loop/step": ' + "9" * 4000 + "}}")
+    for step, value in (("00001", "1e308"), ("00002", "-1e308"), ("00003", "1e308")):
+        (root / "segments" / f"step-{step}.attempt-09.json").write_text('{"rollout/reward_mean": ' + value + "}")
+    pq.write_table(
+        pa.table({"reward": ["a"], "reason": [1], "fate": [b"x"], "text": [[1]]}), root / "trajectories" / "z.parquet"
+    )
+    sight = RunReader(store.storage).look()
+    assert sight.figures == {} and "cannot be read" in sight.notes[0]
+    assert not any("rollout/reward_mean" in one for one in sight.rows)
+    printed(RunReader(store.storage))
+
+
 def test_a_run_that_went_silent_and_one_that_finished(store: RunStore) -> None:
     live = json.loads(store.storage.read("live.json"))
     store.storage.write("live.json", json.dumps({**live, "time": "2020-01-01T00:00:00+00:00"}).encode())
@@ -217,10 +234,17 @@ def test_figures_of_a_metrics_page() -> None:
     assert "learner/entropy" not in found["mine"]
 
 
+def test_hostile_labels_of_a_metrics_page_stay_text() -> None:
+    page = 'ray_fleming_rollout_running_requests{run="a\x1b[2J",actor="\x1b]0;b"} 1\n'
+    page += 'ray_fleming_loop_step{run="a"} 1e300\n'
+    assert figures_of(page) == {"a[2J": {"rollout/running_requests/]0;b": 1.0}}
+
+
 class FakeRay(http.server.BaseHTTPRequestHandler):
     """The dashboard's API and, at the same port, a node's metrics."""
 
     where = ""
+    replaced: dict[str, str] = {}  # noqa: RUF012
     tokens: list[str | None] = []  # noqa: RUF012  # a handler is made anew for each request
 
     def do_GET(self) -> None:
@@ -238,7 +262,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
         }
         path = self.path.partition("?")[0]
         page = PAGE.replace("NOW", str(time.time())).replace("WHERE", self.where)
-        body = page if path == "/metrics" else json.dumps(answers.get(path, {}))
+        body = self.replaced.get(path, page if path == "/metrics" else json.dumps(answers.get(path, {})))
         self.send_response(200 if path in (*answers, "/metrics") else 404)
         self.end_headers()
         self.wfile.write(body.encode())
@@ -249,7 +273,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(remote, "_token_headers", lambda: {"authorization": "Bearer secret"})
-    FakeRay.where, FakeRay.tokens = "", []
+    FakeRay.where, FakeRay.tokens, FakeRay.replaced = "", [], {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRay)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -275,5 +299,37 @@ def test_a_cluster_is_seen_through_its_dashboard(ray_address: str, store: RunSto
 def test_what_a_cluster_cannot_show_is_said(ray_address: str) -> None:
     with pytest.raises(SetupError, match=r"no run 'third' .* runs there: mine, other"):
         ClusterReader(ray_address, run="third").look()
-    with pytest.raises(SetupError, match="does not answer"):
-        ClusterReader("http://127.0.0.1:9").look()
+    for address in ("http://127.0.0.1:9", "http://head:port", "http:// x"):
+        with pytest.raises(SetupError, match="does not answer"):
+            ClusterReader(address).look()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/nodes", '{"data": null}'),
+        ("/nodes", '{"data": {"summary": ["x", {"raylet": 1}]}}'),
+        ("/nodes", "[" * 100_000),
+        ("/metrics", 'ray_fleming_loop_step{run="a 1'),
+    ],
+)
+def test_answers_of_another_shape_are_no_defect(ray_address: str, path: str, body: str) -> None:
+    FakeRay.replaced = {path: body}
+    with pytest.raises(SetupError, match=r"no run reports metrics there|not Ray's dashboard"):
+        ClusterReader(ray_address).look()
+    FakeRay.replaced = {"/api/v0/actors": '{"data": {"result": {"result": [{"name": "mine/rollout-0"}, 1]}}}'}
+    assert [(actor.name, actor.state) for actor in ClusterReader(ray_address).look().actors] == [("rollout-0", "?")]
+
+
+def test_a_port_that_does_not_speak_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+                connection.recv(4096)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(SetupError, match="does not answer"):
+            ClusterReader(f"http://127.0.0.1:{server.getsockname()[1]}").look()
