@@ -14,7 +14,7 @@ from data.graph.queries import RARE_BELOW, KnowledgeGraph
 from data.graph.schema import rare_by
 from data.graph.store import end_codes
 from data.sources.hpo_files import family_of
-from data.synthesis.words import clashes, plain
+from data.synthesis.words import clashes, plain, turned
 
 Band = Literal["rare", "common", "unrated"]
 FINDING_TYPES = ("phenotype", "imaging_finding")
@@ -271,7 +271,7 @@ class Facts:
 
     @cached_property
     def _referred(self) -> dict[int, set[int]]:
-        """Diseases joined by a cross reference that the merge refused, or by an entry in between: perhaps one.
+        """Diseases joined by a refused cross reference, by the name of one, or by an entry in between: perhaps one.
 
         The entry in between refers to both, or both refer to it; it need not be in the graph.
         """
@@ -287,7 +287,20 @@ class Facts:
                 if other != n and self.graph.types[other] == "disease":
                     found[n].add(other)
                     found[other].add(n)
-        return {n: others.union(*(found[other] for other in others)) for n, others in found.items()}
+        for n, others in self._called_alike().items():
+            for other in others:
+                found[n].add(other)
+                found[other].add(n)
+        return {n: others.union(*(found[other] for other in others)) for n, others in list(found.items())}
+
+    def _called_alike(self) -> dict[int, set[int]]:
+        """Disease -> other diseases with its preferred name among their names."""
+        holders: dict[str, set[int]] = defaultdict(set)
+        diseases = [n for n, kind in enumerate(self.graph.types) if kind == "disease"]
+        for n in diseases:
+            for text in self.all_names(n):
+                holders[normal_name(text)].add(n)
+        return {n: holders[normal_name(self.graph.names[n])] - {n} for n in diseases}
 
     def referred(self, disease: int) -> set[int]:
         """What may be the disease under another identifier; see `_referred`."""
@@ -379,12 +392,6 @@ class Facts:
     def readable(self, node: int) -> str:
         """The preferred name as it stands in a text."""
         return plain(self.graph.names[node])
-
-
-def turned(name: str) -> str:
-    """A name of two parts the other way round, "Hearing Loss, High-Frequency"; others as they are."""
-    parts = name.split(", ")
-    return f"{parts[1]} {parts[0]}" if len(parts) == 2 else name
 
 
 def bound(memory: dict[Any, Any]) -> None:

@@ -63,3 +63,9 @@ def clashes(first: Sequence[str], second: Sequence[str]) -> bool:
 def chinese(names: Iterable[str]) -> str:
     """The first name in Chinese, or ""."""
     return next((plain(name) for name in names if _CHINESE.search(name)), "")
+
+
+def turned(name: str) -> str:
+    """A name of two parts the other way round, "Hearing Loss, High-Frequency"; others as they are."""
+    parts = name.split(", ")
+    return f"{parts[1]} {parts[0]}" if len(parts) == 2 else name

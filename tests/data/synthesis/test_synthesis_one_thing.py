@@ -30,7 +30,8 @@ def _world(*edges: tuple[str, str, str], xrefs: dict[str, tuple[str, ...]] | Non
     ends = {end for s, _, o in edges for end in (s, o)} | set(xrefs or {})
     entities = [
         Entity(
-            id=i, type="inheritance" if i in (_AR, _AD) else kinds.get(i.split(":")[0], "phenotype"),
+            id=i, synonyms=("Beta disease",) if i == "OMIM:4" else (),
+            type="inheritance" if i in (_AR, _AD) else kinds.get(i.split(":")[0], "phenotype"),
             name=names.get(i, i.replace(":", " number ")), xrefs=(xrefs or {}).get(i, ()),
         ) for i in sorted(ends)
     ]  # fmt: skip
@@ -69,6 +70,12 @@ def test_a_mode_stays_open_when_another_entry_states_none(joined: dict[str, tupl
     )  # fmt: skip
     disease, gene, mode = (world.graph.ids.index(i) for i in ("OMIM:1", "NCBIGENE:1", _AD))
     assert (false_for(world, FORMS["inheritance"], disease, gene, mode) is not None) == ruled_out
+
+
+def test_a_vignette_may_fit_what_entries_of_one_name_have() -> None:
+    world = _world(("OMIM:4", "has_phenotype", "HP:1"), ("OMIM:2", "has_phenotype", "HP:2"))
+    seen = [world.graph.ids.index(term) for term in ("HP:1", "HP:2")]
+    assert len(world.with_all(seen, perhaps=True)) == 2  # "Beta disease" is a synonym of the one, the name of the other
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
