@@ -123,9 +123,7 @@ def _padded(workload: Workload, rows: list[Any], phases: Phases) -> None:
                     torch.tensor([row.advantage for row in part]),
                     torch.tensor([row.coefficient for row in part]),
                     mask,
-                    clip_low=grpo.clip_low,
-                    clip_high=grpo.clip_high,
-                    max_importance_weight=grpo.max_importance_weight,
+                    grpo,
                 )
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
