@@ -12,7 +12,7 @@ MEMORY = {"learner": "learner", "engine": "vLLM worker", "rollout": "rollout act
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) -> bytes:
-    """A PNG with the metrics rows of a run (`cluster.metrics.METRICS`), one row per step.
+    """A PNG with the metrics rows of a run (`cluster.monitoring.catalogue.METRICS`), one row per step.
 
     Left: accuracy of the training rollouts, greedy accuracy on the fixed subsets, format rate and the level of chance.
     Right: the gap between sampled and trained log-probabilities, which should stay near zero, and entropy.

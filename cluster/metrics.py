@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from cluster.monitoring.catalogue import METRICS, Metric, metric_of
 
-__all__ = ["METRICS", "MetricSink", "RayMetricsSink", "TensorBoardSink"]
-
 
 class MetricSink(Protocol):
     """Takes the metrics of a step."""

@@ -26,7 +26,7 @@ def test_pictures(rows: list[dict[str, float]]) -> None:
 
 
 def test_what_is_drawn_exists() -> None:
-    from cluster.metrics import METRICS
+    from cluster.monitoring.catalogue import METRICS
 
     assert set(MEMORY) <= set(ROLES)
     assert {f"seconds/{phase}" for phase in PHASES} <= set(METRICS)

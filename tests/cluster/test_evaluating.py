@@ -8,7 +8,7 @@ import pytest
 
 from actors.config import RolloutConfig
 from cluster.evaluating import EvaluationSet, evaluate_sets
-from cluster.metrics import METRICS
+from cluster.monitoring.catalogue import METRICS
 from data.errors import EngineError
 from data.records import Group, ScoredGroup
 from reward_service.pool import VerificationFailed

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cluster.memory import ROLES, memory_metrics, read_status, role_of
-from cluster.metrics import METRICS
+from cluster.monitoring.catalogue import METRICS
 
 HOLD = "held = b'x' * (200 << 20); del held; print(1, flush=True); input()"
 
