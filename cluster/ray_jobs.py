@@ -25,7 +25,7 @@ STOP_WAIT_S = 60.0
 INTERRUPTED = 130
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
-_TOKEN_REMEDY = (
+TOKEN_REMEDY = (
     "export RAY_AUTH_MODE=token, and put the cluster's token (on its head: `ray get-auth-token`) "
     "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
 )
@@ -215,7 +215,7 @@ def _plainly(address: str, *, job_id: str = "") -> Iterator[None]:
         yield
     except AuthenticationError as error:
         refused = "refuses our token" if "invalid" in str(error).lower() else "wants a token, and we sent none"
-        raise SetupError(f"the cluster at {address} {refused}", remedy=_TOKEN_REMEDY) from error
+        raise SetupError(f"the cluster at {address} {refused}", remedy=TOKEN_REMEDY) from error
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise SetupError(
             f"no Ray dashboard answers at {address}",

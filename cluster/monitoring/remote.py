@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.monitoring.catalogue import METRICS
 from cluster.monitoring.sight import MAX_NAME, MAX_NUMBER, ActorSeen, RunReader, Sight, plain
+from cluster.ray_jobs import TOKEN_REMEDY
 from data.errors import FlemingError, SetupError
 from data.storage import Storage
 
@@ -127,7 +128,7 @@ class ClusterReader:
         except urllib.error.HTTPError as error:
             raise SetupError(
                 f"{url} answers {error.code} {error.reason}",
-                remedy="export RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                remedy=TOKEN_REMEDY
                 if error.code in (401, 403)
                 else "give the address of Ray's dashboard, such as http://head:8265",
             ) from error
