@@ -311,7 +311,7 @@ def trl(workload: Workload) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     torch.set_num_threads(workload.threads)
     phases, tokens = Phases(), []
@@ -341,7 +341,27 @@ def trl(workload: Workload) -> dict[str, Any]:
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [float(ids[-1] % 2) for ids in completion_ids]
 
-    settings = GRPOConfig(
+    model = AutoModelForCausalLM.from_pretrained(workload.model_dir, dtype=getattr(torch, workload.dtype))
+    tokenizer = AutoTokenizer.from_pretrained(workload.model_dir)
+    trainer = Trainer(
+        model=model,
+        reward_funcs=reward,
+        args=trl_settings(workload),
+        train_dataset=Dataset.from_dict({"prompt": texts(workload.prompts) * workload.steps}),
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+    trainer.train()
+    count = statistics.median(tokens)
+    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
+    return {"phases": phases, "tokens": count, "tokens_per_s": rate}
+
+
+def trl_settings(workload: Workload) -> Any:
+    """The paper's advantage and our batch, in TRL's terms."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
         output_dir=workload.scratch,
         use_cpu=True,
         bf16=False,
@@ -362,17 +382,3 @@ def trl(workload: Workload) -> dict[str, Any]:
         disable_tqdm=True,
         seed=0,
     )
-    model = AutoModelForCausalLM.from_pretrained(workload.model_dir, dtype=getattr(torch, workload.dtype))
-    tokenizer = AutoTokenizer.from_pretrained(workload.model_dir)
-    trainer = Trainer(
-        model=model,
-        reward_funcs=reward,
-        args=settings,
-        train_dataset=Dataset.from_dict({"prompt": texts(workload.prompts) * workload.steps}),
-        processing_class=tokenizer,
-        callbacks=[clock],
-    )
-    trainer.train()
-    count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
-    return {"phases": phases, "tokens": count, "tokens_per_s": rate}
