@@ -20,7 +20,8 @@ import psutil
 
 from data.errors import FlemingError
 from data.graph.queries import KnowledgeGraph
-from data.synthesis.checks import Outcome, option_classifiers, solve, wilson
+from data.intervals import wilson_interval
+from data.synthesis.checks import Outcome, option_classifiers, solve
 from data.synthesis.config import SynthesisConfig
 from data.synthesis.generate import generate, prepare
 from data.synthesis.store import Traced, load
@@ -115,7 +116,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     print("\nnearest disease by findings, remembering 35 % of them")
     for title, rows in (("hops", by_hops(outcomes)), ("similarity", by_similarity(outcomes))):
         for label, right, total in rows:
-            low, high = wilson(right, total)
+            low, high = wilson_interval(right, total)
             print(f"  {title} {label}: {right / total:.1%} [{low:.1%}, {high:.1%}] of {total}")
 
 
@@ -153,7 +154,7 @@ def draw(outcomes: Sequence[Outcome], target: str) -> None:
         (axes[1], "similarity of the distractors' diseases (diagnosis)", by_similarity(outcomes)),
     ):
         shares = [right / total for _, right, total in rows]
-        spans = [wilson(right, total) for _, right, total in rows]
+        spans = [wilson_interval(right, total) for _, right, total in rows]
         errors = [[s - low for s, (low, _) in zip(shares, spans, strict=True)],
                   [high - s for s, (_, high) in zip(shares, spans, strict=True)]]  # fmt: skip
         axis.errorbar([label.replace(" to ", "\n") for label, *_ in rows], shares, yerr=errors, marker="o", capsize=3)

@@ -12,27 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.errors import DataError, EngineError
+from data.intervals import wilson_interval
 from data.records import Question, ScoredGroup
 from data.wire import Sampler, SamplingSpec, Scorer
 from reward_service.pool import VerificationFailed
 
-Z_95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
-
-
 UNVERIFIED_LIMIT = 0.1
 """Share of an evaluation's questions that may stay without a verdict. Beyond it the rest is no fair sample: questions
 that cannot be verified are not a random choice."""
-
-
-def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
-    """Wilson's 95 % score interval (Wilson 1927), in [0, 1], of a share ``rate`` of ``trials`` independent ones, which
-    need be no whole number."""
-    z2 = Z_95 * Z_95
-    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z_95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
-    # At the ends the bound is exact; rounding must not push it off by a bit.
-    return (0.0 if rate == 0.0 else centre - half), (1.0 if rate == 1.0 else centre + half)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +44,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % score interval (Wilson 1927), in [0, 1]; (0, 1) when nothing was asked."""
-        return wilson_interval(self.rate, self.total) if self.total else (0.0, 1.0)
+        """Wilson's 95 % score interval, in [0, 1]; (0, 1) when nothing was asked."""
+        return wilson_interval(self.correct, self.total)
 
     def contains(self, rate: float) -> bool:
         """True when ``rate`` (in [0, 1], for instance chance) lies in the interval."""
@@ -132,7 +119,8 @@ class EvaluationResult:
         spread = [*rates, 0.0, 1.0]
         middle = statistics.fmean(spread)
         effect = self.k * statistics.variance(spread) / (middle * (1.0 - middle))
-        return wilson_interval(self.accuracy.rate, self.accuracy.total / min(max(effect, 1.0), self.k))
+        worth = min(max(effect, 1.0), self.k)
+        return wilson_interval(self.accuracy.correct / worth, self.accuracy.total / worth)
 
     @property
     def format(self) -> Accuracy:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data.intervals import wilson_interval
 from data.records import Question
 from data.synthesis.forms import step
 from data.synthesis.store import Traced
@@ -32,21 +33,12 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.right, self.total)
+        return wilson_interval(self.right, self.total)
 
     @property
     def at_chance(self) -> bool:
         low, high = self.interval
         return low <= self.chance <= high
-
-
-def wilson(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a share. Example: ``wilson(0, 300)`` is about (0, 0.0126)."""
-    if not total:
-        return (0.0, 1.0)
-    p = right / total
-    centre, spread = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    return (max(0.0, (centre - spread) / (1 + z * z / total)), min(1.0, (centre + spread) / (1 + z * z / total)))
 
 
 def half_of(ring: str) -> int:

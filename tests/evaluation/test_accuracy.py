@@ -35,23 +35,6 @@ def scored(*texts: str) -> ScoredGroup:
     return score_group(group(*texts), RewardConfig())
 
 
-def test_wilson_interval_of_published_values() -> None:
-    # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
-    published = ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718))
-    for correct, total, low, high in published:
-        found = Accuracy(correct=correct, total=total).interval
-        assert found == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_interval_bounds_solve_wilsons_equation(counts: tuple[int, int]) -> None:
-    correct, total = counts
-    rate = correct / total
-    for bound in Accuracy(correct=correct, total=total).interval:
-        spread = 1.959963984540054**2 * bound * (1 - bound) / total
-        assert math.isclose((rate - bound) ** 2, spread, rel_tol=1e-6, abs_tol=1e-12) or bound in (0.0, 1.0)
-
-
 def test_accuracy_reads_well_and_knows_chance() -> None:
     assert str(Accuracy(correct=27, total=64)) == "27/64 = 42 % [31, 54]"
     assert Accuracy(correct=16, total=64).contains(0.25)

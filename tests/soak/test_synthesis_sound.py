@@ -18,8 +18,9 @@ import pytest
 from data.graph.build import build
 from data.graph.importers.registry import open_sources
 from data.graph.queries import KnowledgeGraph
+from data.intervals import wilson_interval
 from data.records import Question
-from data.synthesis.checks import option_classifiers, wilson
+from data.synthesis.checks import option_classifiers
 from data.synthesis.compose import Made
 from data.synthesis.config import FormName, SynthesisConfig
 from data.synthesis.generate import Plan, generate, prepare
@@ -73,7 +74,7 @@ def test_questions_follow_from_the_raw_files(
     """Samples of 300, and (None) every question of the build."""
     sample = traced if seed is None else random.Random(seed).sample(traced, SAMPLED)
     faults = {one.question.id: found for one in sample if (found := judge.faults(one.question, one.explanation))}
-    low, high = wilson(len(faults), len(sample))
+    low, high = wilson_interval(len(faults), len(sample))
     forms = Counter(one.explanation.form for one in sample)
     with capsys.disabled():
         sys.stdout.write(

@@ -9,7 +9,6 @@ import pytest
 from data.graph.build import SourceBatch, build
 from data.graph.queries import KnowledgeGraph
 from data.graph.schema import Edge, Entity, SourceInfo
-from data.synthesis.checks import wilson
 from data.synthesis.forms import genes_of
 from data.synthesis.wording import in_sentence, listed, option_text
 from data.synthesis.words import clashes, leaks
@@ -114,11 +113,6 @@ def test_leaks() -> None:
 def test_clashes() -> None:
     assert clashes(["Usher syndrome type 1"], ["Usher syndrome type 2"])
     assert not clashes(["Marfan syndrome"], ["Usher syndrome"])
-
-
-def test_wilson_interval_of_no_error_in_300() -> None:
-    low, high = wilson(0, 300)
-    assert low == 0 and high == pytest.approx(0.01264, abs=1e-4)
 
 
 def test_wording_of_names_in_a_sentence_and_as_options() -> None:
