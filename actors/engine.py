@@ -25,6 +25,7 @@ from actors.config import RolloutConfig
 from actors.cores import CoreClaim
 from actors.engine_setup import (
     ModelFiles,
+    base_directory,
     check_update,
     cpu_threads,
     engine_args,
@@ -36,7 +37,7 @@ from actors.engine_setup import (
 from actors.ownership import Guardian, process_stamp
 from data.errors import EngineError
 from data.records import FINISH_REASONS, Completion, VersionSpan
-from data.wire import EngineStats, SampleRequest, WeightBucket, WeightUpdate
+from data.wire import EngineStats, LowRankChange, SampleRequest, WeightBucket, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -75,6 +76,7 @@ class RolloutEngine:
         self._failure = "was not started"
         self._version = 0
         self._updating = asyncio.Lock()
+        self._bases: dict[tuple[str, str], str] = {}
         self._requests = 0
         self._outstanding: dict[str, int] = {}
         self._generated = 0
@@ -267,12 +269,14 @@ class RolloutEngine:
                 than ``update_timeout_s`` (the engine is shut down then).
         """
         check_update(update, self._model_files)
+        change = update.low_rank
+        sum_with = {} if change is None else {"base": await self._base(change), "scaling": change.scaling}
         async with self._updating:
             llm = self._ready()
             started = time.monotonic()
             try:
                 async with asyncio.timeout(self.config.update_timeout_s):
-                    await self._load(llm, update, fetch)
+                    await self._load(llm, update, fetch, sum_with)
             except BaseException as error:
                 what = "timed out" if isinstance(error, TimeoutError) else f"failed ({root_cause(error, self._log())})"
                 self._failure = f"stopped: weight update {update.version} {what}"
@@ -289,7 +293,14 @@ class RolloutEngine:
             raise EngineError(f"rollout engine {self._name} {self._failure}", remedy="call start() first")
         return self._model
 
-    async def _load(self, llm: AsyncLLM, update: WeightUpdate, fetch: FetchBucket) -> None:
+    async def _base(self, change: LowRankChange) -> str:
+        """The base of ``change`` on this node, looked for once."""
+        key = (change.base, change.fingerprint)
+        if key not in self._bases:
+            self._bases[key] = await asyncio.to_thread(base_directory, change, self._model_files)
+        return self._bases[key]
+
+    async def _load(self, llm: AsyncLLM, update: WeightUpdate, fetch: FetchBucket, sum_with: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         from actors.weight_transfer import StagedBucket
@@ -298,7 +309,7 @@ class RolloutEngine:
         await llm.start_weight_update()
         for bucket in update.buckets:
             with StagedBucket(bucket, await fetch(bucket)) as staged:
-                await llm.update_weights(WeightTransferUpdateRequest(update_info=staged.update_info()))
+                await llm.update_weights(WeightTransferUpdateRequest(update_info=staged.update_info() | sum_with))
         await llm.finish_weight_update(weight_version=str(update.version))
         await llm.resume_generation()
 

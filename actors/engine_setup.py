@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from actors.config import RolloutConfig
 from data.errors import EngineError
-from data.wire import WeightUpdate
+from data.low_rank import factor_names, fingerprint, weight_files
+from data.storage import local_copy
+from data.wire import LowRankChange, WeightUpdate
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -52,7 +54,7 @@ def read_model_files(model_dir: str) -> ModelFiles:
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).is_file():
             raise EngineError(f"{needed} is missing in model directory {model_dir}", remedy=remedy)
-    shards = sorted(folder.glob("*.safetensors"))
+    shards = weight_files(model_dir)
     if not shards:
         raise EngineError(f"no *.safetensors file in model directory {model_dir}", remedy=remedy)
     tensors: dict[str, tuple[int, ...]] = {}
@@ -77,17 +79,23 @@ def _as_ids(value: int | list[int] | None) -> list[int]:
 def check_update(update: WeightUpdate, model: ModelFiles) -> None:
     """An update must bring every weight of the model, once, in its shape: a weight left out keeps its old value.
 
+    One that brings a low-rank change must bring A and B of every weight that it says to change.
+
     Raises:
         EngineError: naming the weights that are missing, unknown, repeated or of another shape.
     """
     slots = [slot for bucket in update.buckets for slot in bucket.slots]
     names = [slot.name for slot in slots]
-    optional = {TIED_HEAD} if model.tied else set()
+    optional = {TIED_HEAD} if model.tied else set[str]()
+    expected, strangers = model.tensors, set[str]()
+    if update.low_rank is not None:
+        expected, optional = _factor_shapes(update.low_rank, model), set[str]()
+        strangers = {name for name in update.low_rank.weights if len(model.tensors.get(name, ())) != 2}
     problems = {
-        "missing": sorted(set(model.tensors) - set(names) - optional),
-        "unknown": sorted(set(names) - set(model.tensors) - optional),
+        "missing": sorted(set(expected) - set(names) - optional),
+        "unknown": sorted((set(names) - set(expected) - optional) | strangers),
         "repeated": sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else [],
-        "misshapen": sorted(s.name for s in slots if s.shape != model.tensors.get(s.name, s.shape)),
+        "misshapen": sorted(s.name for s in slots if s.shape != expected.get(s.name, s.shape)),
     }
     found = {kind: _shorten(which) for kind, which in problems.items() if which}
     if found:
@@ -95,6 +103,43 @@ def check_update(update: WeightUpdate, model: ModelFiles) -> None:
             f"weight update {update.version} does not fit the model: {found}",
             remedy="publish all weights of the same architecture that the rollout engines serve",
         )
+
+
+def _factor_shapes(change: LowRankChange, model: ModelFiles) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the factors of the matrices that ``change`` names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in change.weights:
+        match model.tensors.get(name):
+            case (outputs, inputs):
+                a, b = factor_names(name)
+                shapes |= {a: (change.rank, inputs), b: (outputs, change.rank)}
+    return shapes
+
+
+def base_directory(change: LowRankChange, model: ModelFiles) -> str:
+    """The directory on this node with the weights that ``change`` rests on; brought here where it is a URI.
+
+    Not always the one that the engine started on: after a supervised warm-up the learner's base is the warmed-up model.
+
+    Raises:
+        EngineError: its files are not those of the learner, or of another architecture than ``model``.
+        ConfigError, SetupError: there is none, or it cannot be brought here.
+    """
+    folder = local_copy(change.base)
+    remedy = (
+        "keep the model directory as it is while the run lasts, the same on every node; or learner.lora.sync=merged"
+    )
+    if fingerprint(folder) != change.fingerprint:
+        raise EngineError(f"the adapter rests on other weights than those in {folder}", remedy=remedy)
+    tensors = read_model_files(folder).tensors
+    optional = {TIED_HEAD} if model.tied else set()
+    other = {name for name, _ in tensors.items() ^ model.tensors.items()} - optional
+    if other:
+        raise EngineError(
+            f"the adapter's base in {folder} is not the architecture that the engine serves: {_shorten(sorted(other))}",
+            remedy=remedy,
+        )
+    return folder
 
 
 def _shorten(names: list[str]) -> str:

@@ -11,6 +11,11 @@ process killed in mid-update leaves nothing behind, and the size of /dev/shm doe
 vLLM's worker imports this module because `EXTENSION` is named as its ``worker_extension_cls``; importing it registers
 the engine there. The layerwise reload around an update is what vLLM's own NCCL engine does: on the CPU the linear
 layers pack their weights at load time and keep no plain parameter to load into.
+
+Of an adapter (``learner.lora.sync: adapter``) only A and B are staged. The worker keeps them until the last bucket is
+there, then loads the whole model anew: every weight of the base from its files, the changed ones with B A added. A
+reload of the changed layers alone would leave out little (an adapter is mostly in all of them but the embedding), and
+vLLM fuses layers, so that a part that is not sent leaves a fused one without values.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.ownership import watch_owner
 from data.errors import EngineError
+from data.low_rank import merged_weights
 from data.wire import WeightBucket
 
 BACKEND = "fleming_object_store"
@@ -138,7 +144,11 @@ class ObjectStoreInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
-    """One staged bucket. ``path`` is readable on this host only; ``offsets`` in bytes; ``dtypes`` are torch's names."""
+    """One staged bucket. ``path`` is readable on this host only; ``offsets`` in bytes; ``dtypes`` are torch's names.
+
+    ``base``: the tensors are factors of a low-rank change to the model in this directory, to be added with ``scaling``;
+    empty = they are weights.
+    """
 
     path: str
     nbytes: int
@@ -146,6 +156,17 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     dtypes: list[str] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    base: str = ""
+    scaling: float = 0.0
+
+
+@dataclass
+class ReceivedAdapter:
+    """The factors that have come so far; ``base`` and ``scaling`` as in `ObjectStoreUpdateInfo`."""
+
+    base: str
+    scaling: float
+    factors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
@@ -153,6 +174,7 @@ class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, Object
 
     init_info_cls = ObjectStoreInitInfo
     update_info_cls = ObjectStoreUpdateInfo
+    _adapter: ReceivedAdapter | None = None
 
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """No connection to make."""
@@ -160,14 +182,27 @@ class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, Object
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        self._adapter = None
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        self.model.load_weights(read_staged(update_info))
+        tensors = read_staged(update_info)
+        if not update_info.base:
+            self.model.load_weights(tensors)
+            return
+        if self._adapter is None:
+            self._adapter = ReceivedAdapter(base=update_info.base, scaling=update_info.scaling)
+        self._adapter.factors |= dict(tensors)
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
+        if self._adapter is not None:
+            adapter, self._adapter = self._adapter, None
+            weights = merged_weights(
+                adapter.base, adapter.factors, scaling=adapter.scaling, device=torch.device(self.device)
+            )
+            self.model.load_weights(weights)
         finalize_layerwise_reload(self.model, self.model_config)
         repack_output_layers(self.model)
 

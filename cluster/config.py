@@ -138,6 +138,11 @@ class Recipe(StrictModel):
                 "grpo.kl.offload is true, but with learner.lora the reference is the base under the adapter: there is "
                 "no copy to offload; set grpo.kl.offload=false"
             )
+        if self.learner.sends_adapter and self.rollouts.weight_transfer == "nccl":
+            raise ValueError(
+                "learner.lora.sync is adapter, but rollouts.weight_transfer=nccl sends whole weights; set "
+                "rollouts.weight_transfer=object_store or learner.lora.sync=merged"
+            )
         if self.grpo.optimizer_steps_per_batch > self.loop.questions_per_step:
             raise ValueError(
                 "grpo.optimizer_steps_per_batch is above loop.questions_per_step: some steps would be empty"

@@ -37,6 +37,7 @@ MAY_CHANGE_ON_RESUME = (
     "learner.max_",
     "learner.logits_chunk_mib",
     "learner.sync_bucket_mib",
+    "learner.lora.sync",
     "learner.collective_timeout_s",
     "learner.start_timeout_s",
     "loop.steps",

@@ -83,11 +83,30 @@ class WeightBucket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowRankChange:
+    """What turns a base model into a policy: ``weights`` become W + ``scaling`` B A, the others are the base's.
+
+    ``base``: path or URI of the model directory; ``fingerprint``: of its files (`data.low_rank.fingerprint`).
+    ``rank``: rows of every A, columns of every B.
+    """
+
+    base: str
+    fingerprint: str
+    rank: int
+    scaling: float
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightUpdate:
-    """All weights of policy ``version``, in buckets of bounded size, with names and dtypes as in a checkpoint."""
+    """All weights of policy ``version``, in buckets of bounded size, with names and dtypes as in a checkpoint.
+
+    With ``low_rank`` the buckets hold A and B alone (`data.low_rank.factor_names`), in the dtype of the policy.
+    """
 
     version: int
     buckets: tuple[WeightBucket, ...]
+    low_rank: LowRankChange | None = None
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,6 @@ random generators, and ``learner.json`` with the counters. Each rank writes only
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -18,13 +17,14 @@ import torch
 import torch.distributed as dist
 
 from data.errors import ConfigError, RunStateError
+from data.low_rank import fingerprint
 from data.storage import Storage, storage_errors
 from data.wire import RestorePoint
+from learner.lora import named_weights
 from learner.policy import ZeroPolicy
 from learner.weight_sending import gather_buckets, plan_buckets
 
 TAG = "zero"
-_SAMPLE_BYTES = 1 << 20
 SHARD_BYTES = 4 << 30
 """Largest weights file of an exported model."""
 
@@ -43,19 +43,6 @@ class LearnerState:
 def checkpoint_name(step: int, generation: int) -> str:
     """Folder of a checkpoint. A restarted learner may reach a step again and must not write into the old folder."""
     return f"step-{step:06d}" if generation <= 1 else f"step-{step:06d}-g{generation}"
-
-
-def fingerprint(model_dir: str) -> str:
-    """A hash of names, sizes, headers and ends of the weights files: changes with the model, and costs no full read."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(model_dir).glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def save(policy: ZeroPolicy, *, step: int, name: str) -> None:
@@ -181,11 +168,12 @@ def export_model(policy: ZeroPolicy, target: Storage, *, shard_bytes: int = SHAR
     writer = dist.get_rank() == 0
     if writer:
         _unmake_model(target)
-    plans = plan_buckets(policy.module, shard_bytes)
+    weights = named_weights(policy.module)
+    plans = plan_buckets(weights, shard_bytes)
     names = ["model.safetensors"]
     if len(plans) > 1:
         names = [f"model-{i + 1:05d}-of-{len(plans):05d}.safetensors" for i in range(len(plans))]
-    buckets = gather_buckets(policy.module, shard_bytes, keep=writer)
+    buckets = gather_buckets(weights, shard_bytes, keep=writer)
     for name, (slots, flat) in zip(names, buckets, strict=True):
         if writer:
             whole = torch.from_numpy(flat)

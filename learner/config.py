@@ -39,6 +39,10 @@ class LoraConfig(StrictModel):
         tuple[str, ...],
         Field(min_length=1, description="names of the layers that get one; all-linear = all but the output layer"),
     ] = ("all-linear",)
+    sync: Annotated[
+        Literal["merged", "adapter"],
+        Field(description="what travels to engines: whole weights, or A and B, which each engine adds to its base"),
+    ] = "merged"
 
     @model_validator(mode="after")
     def _targets(self) -> Self:
@@ -69,7 +73,7 @@ class LearnerConfig(StrictModel):
     logits_chunk_mib: Annotated[
         float, Field(gt=0, description="largest block of fp32 logits held at once, MiB (positions x vocabulary)")
     ] = 256.0
-    lora: Annotated[LoraConfig | None, Field(description="train an adapter only; synced and exported merged")] = None
+    lora: Annotated[LoraConfig | None, Field(description="train an adapter only; exported merged")] = None
     activation_checkpointing: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
     offload_optimizer: Annotated[
         bool, Field(description="ZeRO-Offload: keep optimiser state in host memory (GPU only)")
@@ -87,6 +91,11 @@ class LearnerConfig(StrictModel):
     collective_timeout_s: Annotated[
         float, Field(gt=0, description="seconds after which a collective that hangs is an error")
     ] = 1800.0
+
+    @property
+    def sends_adapter(self) -> bool:
+        """A and B travel to the engines instead of whole weights."""
+        return self.lora is not None and self.lora.sync == "adapter"
 
 
 Advantage = Literal["centred", "standardised"]

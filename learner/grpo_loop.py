@@ -174,7 +174,8 @@ class GrpoServer:
         self.generation, restore = from_rank_zero(hello, self.policy.device)
         self._restore(restore)
         bucket_bytes = int(job.learner.sync_bucket_mib * 2**20)
-        self._publisher = WeightPublisher(bucket_bytes, sender=self.rank == 0)
+        base = job.model_dir if job.learner.sends_adapter else ""
+        self._publisher = WeightPublisher(bucket_bytes, sender=self.rank == 0, adapter_base=base)
         self._nccl = self._meet_engines() if job.nccl is not None else None
 
     def serve(self) -> None:

@@ -1,9 +1,10 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) by `peft`: ``W x + (alpha / rank) B A x``, with W frozen.
 
 The adapter is injected into the model in place, so everything that knows the model still does. Rollout engines and
-exported models get the weights **merged**, ``W + (alpha / rank) B A``, under the names of the base model: they need to
-know nothing of adapters, and weights travel as ever. In bf16 merging rounds the sum to bf16, which changes the sampled
-policy a little; the importance weights correct for it as for any other difference between the two programs.
+exported models have the weights **merged**, ``W + (alpha / rank) B A``, under the names of the base model. They travel
+to the engines so, or A and B do and each engine makes the same sum (``learner.lora.sync``). In bf16 merging rounds the
+sum to bf16, which changes the sampled policy a little; the importance weights correct for it as for any other
+difference between the two programs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from data.errors import ConfigError
+from data.low_rank import factor_names, merged
 from learner.config import LoraConfig
 
 ADAPTER = "default"
@@ -46,13 +48,18 @@ class NamedWeight:
         return [self.base] if self.delta is None else [self.base, self.delta.a, self.delta.b]
 
     def value(self) -> torch.Tensor:
-        """The weight as an engine is to have it, in the dtype of the base; the sum is made in fp32."""
+        """The weight as an engine is to have it, in the dtype of the base (`data.low_rank.merged`)."""
         base = self.base.detach()
         if self.delta is None:
             return base
-        wide = torch.float64 if base.dtype == torch.float64 else torch.float32
-        a, b = self.delta.a.detach().to(wide), self.delta.b.detach().to(wide)
-        return torch.addmm(base.to(wide), b, a, alpha=self.delta.scaling).to(base.dtype)
+        return merged(base, self.delta.a.detach(), self.delta.b.detach(), self.delta.scaling)
+
+    def factors(self) -> list[NamedWeight]:
+        """A and B of its adapter as weights of their own; none where it has no adapter."""
+        if self.delta is None:
+            return []
+        pairs = zip(factor_names(self.name), (self.delta.a, self.delta.b), strict=True)
+        return [NamedWeight(name=name, base=factor) for name, factor in pairs]
 
 
 def add_adapter(model: Any, lora: LoraConfig, *, seed: int) -> None:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.wire import TensorSlot, WeightBucket, WeightUpdate
-from learner.lora import named_weights
+from data.low_rank import fingerprint
+from data.storage import local_copy
+from data.wire import LowRankChange, TensorSlot, WeightBucket, WeightUpdate
+from learner.lora import NamedWeight, named_weights
 
 ALIGNMENT = 64
 """Bytes; every tensor begins at a multiple of it, so that a reader can view its slice in place, whatever the dtype."""
@@ -37,16 +39,15 @@ def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def plan_buckets(module: torch.nn.Module, bucket_bytes: int) -> list[BucketPlan]:
+def plan_buckets(weights: Sequence[NamedWeight], bucket_bytes: int) -> list[BucketPlan]:
     """Cut the weights, in order, in buckets of at most ``bucket_bytes``; gathers nothing.
 
-    Tied weights are named once, as the checkpoint does, and an adapter is part of the weight that it changes. A tensor
-    larger than the bound travels alone in a bucket of its own size, since it has to arrive whole.
+    A tensor larger than the bound travels alone in a bucket of its own size, since it has to arrive whole.
     """
     plans: list[BucketPlan] = []
     slots: list[TensorSlot] = []
     end = 0
-    for weight in named_weights(module):
+    for weight in weights:
         shape = full_shape(weight.base)
         nbytes = int(np.prod(shape, dtype=np.int64)) * weight.base.dtype.itemsize
         offset = -(-end // ALIGNMENT) * ALIGNMENT
@@ -69,15 +70,15 @@ def gathered(parameters: Sequence[torch.Tensor]) -> Any:
 
 
 def gather_buckets(
-    module: torch.nn.Module, bucket_bytes: int, *, keep: bool = True
+    weights: Sequence[NamedWeight], bucket_bytes: int, *, keep: bool = True
 ) -> Iterator[tuple[tuple[TensorSlot, ...], Flat]]:
-    """Yield (slots, flat ``uint8[nbytes]``) bucket by bucket, in the dtype of the compute policy, adapters merged.
+    """Yield (slots, flat ``uint8[nbytes]``) bucket by bucket, in the dtype of the compute policy.
 
     A collective: every rank iterates to the end. Ranks with ``keep=False`` take part and get empty arrays.
     """
-    weights = {weight.name: weight for weight in named_weights(module)}
-    for plan in plan_buckets(module, bucket_bytes):
-        members = [weights[slot.name] for slot in plan.slots]
+    by_name = {weight.name: weight for weight in weights}
+    for plan in plan_buckets(weights, bucket_bytes):
+        members = [by_name[slot.name] for slot in plan.slots]
         flat: Flat = np.zeros(plan.nbytes if keep else 0, dtype=np.uint8)
         with gathered([parameter for weight in members for parameter in weight.parameters]):
             if keep:
@@ -93,11 +94,19 @@ class WeightPublisher:
 
     The update before is let go when the next publish begins, so that the store never holds two: whoever asks for a new
     version must have loaded the previous one everywhere, and must hold no reference to it.
+
+    Args:
+        bucket_bytes: bound of a bucket.
+        sender: whether this rank publishes; the others take part.
+        adapter_base: send the adapter alone; it rests on the model directory at this path or URI. Empty = send all
+            weights, the adapter's changes merged.
     """
 
-    def __init__(self, bucket_bytes: int, *, sender: bool) -> None:
+    def __init__(self, bucket_bytes: int, *, sender: bool, adapter_base: str = "") -> None:
         self._bucket_bytes = bucket_bytes
         self._sender = sender
+        self._base = adapter_base
+        self._fingerprint = fingerprint(local_copy(adapter_base)) if adapter_base and sender else ""
         self._newest: WeightUpdate | None = None
 
     def publish(self, module: torch.nn.Module, version: int) -> WeightUpdate | None:
@@ -105,11 +114,26 @@ class WeightPublisher:
         import ray
 
         self._newest = None
+        weights, change = named_weights(module), None
+        if self._base:
+            change = self._change(weights)
+            weights = [factor for weight in weights for factor in weight.factors()]
         buckets = []
-        for slots, flat in gather_buckets(module, self._bucket_bytes, keep=self._sender):
+        for slots, flat in gather_buckets(weights, self._bucket_bytes, keep=self._sender):
             if self._sender:
                 buckets.append(WeightBucket(slots=slots, nbytes=flat.nbytes, ref=ray.put(flat)))
         if not self._sender:
             return None
-        self._newest = WeightUpdate(version=version, buckets=tuple(buckets))
+        self._newest = WeightUpdate(version=version, buckets=tuple(buckets), low_rank=change)
         return self._newest
+
+    def _change(self, weights: Sequence[NamedWeight]) -> LowRankChange:
+        deltas = {weight.name: weight.delta for weight in weights if weight.delta is not None}
+        one = next(iter(deltas.values()))  # `add_adapter` gives all layers the same rank and scaling
+        return LowRankChange(
+            base=self._base,
+            fingerprint=self._fingerprint,
+            rank=full_shape(one.a)[0],
+            scaling=one.scaling,
+            weights=tuple(deltas),
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from data.records import Completion
 from data.wire import TensorSlot, WeightBucket, WeightUpdate
+from learner.config import LoraConfig
+from learner.lora import add_adapter, named_weights
+from learner.weight_sending import WeightPublisher
 
 VOCABULARY = 300
 EOS, END = 257, 258  # two tokens that end a completion
@@ -72,6 +77,32 @@ def update_of(
             buckets.append(WeightBucket(slots=tuple(slots), nbytes=size, ref=np.concatenate(parts)))
             slots, parts, size = [], [], 0
     return WeightUpdate(version=version, buckets=tuple(buckets))
+
+
+@torch.no_grad()
+def learnt_adapter(model: Any, lora: LoraConfig, *, seed: int, size: float = 0.1) -> Any:
+    """``model`` with an adapter that has learnt something: its B is no longer zero but of ``size``."""
+    add_adapter(model, lora, seed=seed)
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.copy_(size * torch.randn_like(parameter))
+    return model
+
+
+def published(model: Any, version: int, *, base: str = "", bucket_bytes: int = 1 << 12) -> WeightUpdate:
+    """What the learner hands out of ``model``: merged, or its adapter on ``base``; arrays stand for references."""
+    with patch("ray.put", lambda flat: flat):
+        update = WeightPublisher(bucket_bytes, sender=True, adapter_base=base).publish(model, version)
+    assert update is not None
+    return update
+
+
+def merged_model(model: Any, *, tied: bool = True) -> Qwen2ForCausalLM:
+    """A plain model in fp32 with the weights of an adapted one."""
+    plain = build_model(0, tied=tied)
+    plain.load_state_dict({weight.name: weight.value() for weight in named_weights(model)}, strict=not tied)
+    return plain
 
 
 @torch.no_grad()

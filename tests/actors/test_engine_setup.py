@@ -15,6 +15,7 @@ import pytest
 
 from actors.config import RolloutConfig
 from actors.engine_setup import (
+    base_directory,
     check_update,
     cpu_threads,
     engine_args,
@@ -25,8 +26,9 @@ from actors.engine_setup import (
 )
 from actors.ownership import descendants, process_stamp, watch_owner
 from data.errors import EngineError
-from data.wire import WeightBucket
-from tests.tiny_model import END, EOS, build_model, save_model, update_of
+from data.wire import WeightBucket, WeightUpdate
+from learner.config import LoraConfig
+from tests.tiny_model import END, EOS, build_model, learnt_adapter, published, save_model, update_of
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,64 @@ def test_a_tied_output_layer_may_be_sent_or_left_out(model_dir: str) -> None:
     untied = replace(tied, tied=False)
     with pytest.raises(EngineError, match="unknown"):
         check_update(with_head, untied)
+
+
+def adapter_update(model_dir: str) -> WeightUpdate:
+    model = learnt_adapter(build_model(0), LoraConfig(rank=2, targets=("q_proj", "down_proj")), seed=1)
+    return published(model, 1, base=model_dir, bucket_bytes=1)  # each factor in a bucket of its own
+
+
+def test_an_adapter_must_bring_both_factors_of_every_weight_it_changes(model_dir: str) -> None:
+    model, update = read_model_files(model_dir), adapter_update(model_dir)
+    check_update(update, model)
+    lost = "model.layers.1.self_attn.q_proj.lora_B.weight"
+    rest = tuple(bucket for bucket in update.buckets if bucket.slots[0].name != lost)
+    (lost_bucket,) = (bucket for bucket in update.buckets if bucket.slots[0].name == lost)
+    assert len(rest) == len(update.buckets) - 1 == 7
+    with pytest.raises(EngineError, match=f"'missing': '{lost}'"):
+        check_update(replace(update, buckets=rest), model)
+    with pytest.raises(EngineError, match=f"'repeated': '{lost}'"):
+        check_update(replace(update, buckets=(*update.buckets, lost_bucket)), model)
+    with pytest.raises(EngineError, match=r"'missing'.*4 more"):
+        check_update(replace(update, buckets=()), model)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("lora_A", (3, 64)), ("lora_A", (2, 32)), ("lora_B", (32, 2))])
+def test_a_factor_of_another_shape_is_refused(model_dir: str, name: str, shape: tuple[int, int]) -> None:
+    model, update = read_model_files(model_dir), adapter_update(model_dir)
+    wrong = f"model.layers.0.self_attn.q_proj.{name}.weight"
+    buckets = tuple(
+        replace(bucket, slots=tuple(replace(s, shape=shape) if s.name == wrong else s for s in bucket.slots))
+        for bucket in update.buckets
+    )
+    with pytest.raises(EngineError, match=f"'misshapen': '{wrong}'"):
+        check_update(replace(update, buckets=buckets), model)
+
+
+@pytest.mark.parametrize("weight", ["model.layers.9.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_an_adapter_of_what_is_no_matrix_of_the_model_is_refused(model_dir: str, weight: str) -> None:
+    update = adapter_update(model_dir)
+    assert update.low_rank is not None
+    change = replace(update.low_rank, weights=(*update.low_rank.weights, weight))
+    with pytest.raises(EngineError, match=f"'unknown': '{weight}'"):
+        check_update(replace(update, low_rank=change), read_model_files(model_dir))
+
+
+def test_an_adapter_finds_the_base_that_it_rests_on_or_is_refused(model_dir: str, tmp_path: Path) -> None:
+    model, change = read_model_files(model_dir), adapter_update(model_dir).low_rank
+    assert change is not None
+    assert base_directory(change, model) == model_dir
+    assert base_directory(replace(change, base=f"file://{model_dir}"), model) == model_dir
+    warmed_up = save_model(build_model(5), tmp_path / "warm")
+    with pytest.raises(EngineError, match="rests on other weights than those in"):
+        base_directory(replace(change, base=warmed_up), model)
+    there = adapter_update(warmed_up).low_rank
+    assert there is not None and base_directory(there, model) == warmed_up
+    other = adapter_update(save_model(build_model(0, tied=False), tmp_path / "untied")).low_rank
+    assert other is not None
+    assert base_directory(other, model)  # the head is the embedding's, whatever the file says
+    with pytest.raises(EngineError, match=r"architecture that the engine serves: lm_head\.weight"):
+        base_directory(change, read_model_files(other.base))
 
 
 def test_engine_arguments_keep_sampling_honest_and_remote_code_out(model_dir: str) -> None:

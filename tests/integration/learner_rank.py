@@ -46,6 +46,7 @@ def train(job: RankJob, rank: int) -> None:
     import torch.distributed as dist
 
     from learner.grpo_loop import Stopwatch, grpo_objective, train_on
+    from learner.lora import named_weights
     from learner.policy import ZeroPolicy
     from learner.process import prepare_process
     from learner.reference import reference_of
@@ -72,7 +73,7 @@ def train(job: RankJob, rank: int) -> None:
         stats, _, _ = train_on(policy, shard, job.grpo, Stopwatch(), reference)
         more["logprobs"] = policy.logprobs(shard.micro_batches[0])
         more["reference"] = reference(shard.micro_batches[0]) if reference else None
-    buckets = list(gather_buckets(policy.module, 40_000, keep=rank == 0))
+    buckets = list(gather_buckets(named_weights(policy.module), 40_000, keep=rank == 0))
     if job.resume:
         more |= resumed(job, policy, reference, rank)
     if rank == 0:
@@ -87,6 +88,7 @@ def resumed(job: RankJob, policy: Any, reference: Any, rank: int) -> dict[str, A
 
     from learner import checkpoints
     from learner.grpo_loop import Stopwatch, train_on
+    from learner.lora import named_weights
     from learner.policy import ZeroPolicy
     from learner.reference import reference_of
     from learner.weight_sending import gather_buckets
@@ -101,7 +103,7 @@ def resumed(job: RankJob, policy: Any, reference: Any, rank: int) -> dict[str, A
     found = {}
     for name, each, its in (("went on", policy, reference), ("resumed", other, reference_again)):
         stats, _, _ = train_on(each, shard, job.grpo, Stopwatch(), its)
-        found[name] = (stats, list(gather_buckets(each.module, 40_000, keep=rank == 0)))
+        found[name] = (stats, list(gather_buckets(named_weights(each.module), 40_000, keep=rank == 0)))
     return found
 
 

@@ -28,7 +28,19 @@ from actors.rollout_actor import create_rollout_actors
 from data.errors import EngineError
 from data.records import Completion, Option, Question
 from data.wire import SampleRequest, SamplingSpec, WeightBucket, WeightUpdate
-from tests.tiny_model import END, EOS, build_model, gap, reference_logprobs, save_model, update_of
+from learner.config import LoraConfig
+from tests.tiny_model import (
+    END,
+    EOS,
+    build_model,
+    gap,
+    learnt_adapter,
+    merged_model,
+    published,
+    reference_logprobs,
+    save_model,
+    update_of,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -56,7 +68,9 @@ class Rig:
 
     def publish(self, which: int, leave_out: str = "") -> float:
         self.version += 1
-        update = update_of(self.models[which], self.version, leave_out=leave_out)
+        return self.apply(update_of(self.models[which], self.version, leave_out=leave_out))
+
+    def apply(self, update: WeightUpdate) -> float:
         seconds: float = self.run(self.engine.apply_update(update, fetch))
         return seconds
 
@@ -176,6 +190,40 @@ def test_a_swap_in_mid_completion_labels_each_token_with_its_weights(rig: Rig) -
         assert by_model[0][first.end - 1] < SAME and by_model[1][second.start] < SAME
     assert np.concatenate(same).mean() < SAME
     assert np.concatenate(other).mean() > OTHER
+
+
+def test_an_adapter_is_added_to_its_base_in_the_engine(rig: Rig, model_dir: str, tmp_path: Path) -> None:
+    """On the model that the engine started on, in mid-completion, and on another one, as after a warm-up."""
+    lora = LoraConfig(rank=4, alpha=8.0)
+    adapted = learnt_adapter(build_model(0), lora, seed=1, size=0.2)
+    merged, old = merged_model(adapted), rig.models[1]
+    rig.publish(1)
+    before = rig.version
+
+    async def swap() -> list[Completion]:
+        running = [asyncio.ensure_future(rig.engine.generate(request(i, (9, 8, 7), max_tokens=600))) for i in range(8)]
+        await rig.engine.generate(request(99, (9, 8, 7), max_tokens=8))
+        rig.version += 1
+        await rig.engine.apply_update(published(adapted, rig.version, base=model_dir), fetch)
+        return list(await asyncio.gather(*running))
+
+    swapped = [c for c in rig.run(swap()) if len(c.version_spans) > 1]
+    assert swapped, "no completion was in flight when the weights changed"
+    for completion in swapped:
+        first, second = completion.version_spans
+        assert (first.version, second.version) == (before, rig.version)
+        was, now = (np.abs(np.array(completion.logprobs) - reference_logprobs(m, completion)) for m in (old, merged))
+        assert was[: first.end].mean() < SAME and now[second.start :].mean() < SAME
+    after = rig.sample(8)
+    assert gap(merged, after) < SAME
+    assert gap(build_model(0), after) > OTHER and gap(old, after) > OTHER
+
+    warmed_up = save_model(rig.models[1], tmp_path)
+    again = learnt_adapter(build_model(1), lora, seed=2, size=0.2)
+    rig.version += 1
+    rig.apply(published(again, rig.version, base=warmed_up))
+    assert gap(merged_model(again), rig.sample(8)) < SAME
+    rig.publish(0)
 
 
 def test_one_seed_gives_the_same_tokens_and_greedy_needs_none(rig: Rig) -> None:

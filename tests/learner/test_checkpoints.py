@@ -13,6 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from data.errors import RunStateError, SetupError
+from data.low_rank import fingerprint
 from data.storage import Storage
 from learner import checkpoints
 
@@ -136,7 +137,7 @@ def test_an_adapter_or_reference_on_another_model_is_refused(tmp_path: Path, mon
     saved.mkdir()
     weights = model / "model.safetensors"
     weights.write_bytes(bytes(5 << 20))
-    state = {"step": 3, "optimizer_step": 3, "ranks": 1, "base": checkpoints.fingerprint(str(model))}
+    state = {"step": 3, "optimizer_step": 3, "ranks": 1, "base": fingerprint(str(model))}
     (saved / "learner.json").write_text(json.dumps(state))
     for changed in (0, 5 << 19, (5 << 20) - 1):  # head, middle, end
         content = bytearray(5 << 20)

@@ -11,22 +11,14 @@ from data.errors import ConfigError
 from learner.config import LoraConfig
 from learner.lora import add_adapter, named_weights, without_adapter
 from learner.weight_sending import gather_buckets
-from tests.tiny_model import build_model
+from tests.tiny_model import build_model, learnt_adapter
 
 IDS = torch.tensor([[3, 5, 7, 11]])
 
 
 def adapted(lora: LoraConfig, *, trained: bool = True) -> Any:
-    """The tiny model with an adapter that has learnt something: its B is no longer zero."""
-    model = build_model(0).double()
-    add_adapter(model, lora, seed=4)
-    if trained:
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if ".lora_B." in name:
-                    parameter.copy_(0.1 * torch.randn_like(parameter))
-    return model
+    """The tiny model with an adapter, in fp64."""
+    return learnt_adapter(build_model(0).double(), lora, seed=4, size=0.1 if trained else 0.0)
 
 
 def test_a_fresh_adapter_changes_nothing_and_alone_is_trained() -> None:
@@ -54,7 +46,7 @@ def test_buckets_carry_the_merged_weights() -> None:
     model = adapted(LoraConfig(rank=2)).float()
     expected = {weight.name: weight.value() for weight in named_weights(model)}
     seen = 0
-    for slots, flat in gather_buckets(model, 30_000):
+    for slots, flat in gather_buckets(named_weights(model), 30_000):
         for slot in slots:
             raw = torch.from_numpy(flat[slot.offset : slot.offset + slot.nbytes])
             assert torch.equal(raw.view(torch.float32).reshape(slot.shape), expected[slot.name]), slot.name

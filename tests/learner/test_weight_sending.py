@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from learner.lora import named_weights
 from learner.weight_sending import WeightPublisher, gather_buckets, plan_buckets
 
 
@@ -25,7 +26,7 @@ class Tied(torch.nn.Module):
 def test_buckets_hold_every_parameter_once_and_keep_the_bound(bound: int) -> None:
     module = Tied()
     seen: dict[str, torch.Tensor] = {}
-    for slots, flat in gather_buckets(module, bound):
+    for slots, flat in gather_buckets(named_weights(module), bound):
         assert flat.nbytes <= bound or len(slots) == 1
         assert flat.nbytes == slots[-1].offset + slots[-1].nbytes
         for slot in slots:
@@ -39,8 +40,8 @@ def test_buckets_hold_every_parameter_once_and_keep_the_bound(bound: int) -> Non
 
 
 def test_ranks_that_do_not_send_get_the_slots_and_no_bytes() -> None:
-    got = list(gather_buckets(Tied(), 200, keep=False))
-    assert [slots for slots, _ in got] == [plan.slots for plan in plan_buckets(Tied(), 200)]
+    got = list(gather_buckets(named_weights(Tied()), 200, keep=False))
+    assert [slots for slots, _ in got] == [plan.slots for plan in plan_buckets(named_weights(Tied()), 200)]
     assert all(flat.nbytes == 0 for _, flat in got)
 
 
@@ -62,7 +63,7 @@ def test_the_object_store_holds_one_update_at_a_time(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ray, "put", put)
     module, publisher = Tied(), WeightPublisher(200, sender=True)
-    buckets = len(plan_buckets(module, 200))
+    buckets = len(plan_buckets(named_weights(module), 200))
     assert buckets > 1
     for version in range(1, 4):
         assert publisher.publish(module, version) is not None

@@ -59,6 +59,7 @@ def rank_peak(model_dir: str, recipe: Recipe) -> float:
     import torch.distributed as dist
 
     from learner.grpo_loop import Stopwatch, train_on
+    from learner.lora import named_weights
     from learner.policy import ZeroPolicy
     from learner.weight_sending import gather_buckets
 
@@ -70,7 +71,7 @@ def rank_peak(model_dir: str, recipe: Recipe) -> float:
         for _ in range(STEPS):
             train_on(policy, shard, recipe.grpo, Stopwatch())
             # As `WeightPublisher`: the newest update lies in the store, and that of the step before is still mapped.
-            newest = list(gather_buckets(policy.module, int(recipe.learner.sync_bucket_mib * 2**20)))
+            newest = list(gather_buckets(named_weights(policy.module), int(recipe.learner.sync_bucket_mib * 2**20)))
             handed_out = [*handed_out[-1:], newest]
     return read_status(os.getpid())["VmHWM"] / 2**20
 
