@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 import ray
@@ -57,9 +57,7 @@ class LearnerClient:
         self._start_timeout_s = start_timeout_s
         self._generation = 0
         self.step = 0  # where the learner stands
-        self._ended = _future(finished)
-        # Its failure is read where it matters; until then it is no unretrieved exception.
-        self._ended.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._ended = in_background(finished)
 
     async def while_alive(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work``, and cancel it at once when the learner ends meanwhile.
@@ -151,7 +149,7 @@ class LearnerClient:
         return event
 
     async def _next_event(self) -> LearnerEvent:
-        event = _future(self._mailbox.next_event.remote())
+        event = in_background(self._mailbox.next_event.remote())
         await asyncio.wait({event, self._ended}, return_when=asyncio.FIRST_COMPLETED)
         if event.done():
             result: LearnerEvent = event.result()
@@ -171,11 +169,18 @@ def _failed(reason: str) -> EngineError:
     return EngineError(f"the learner failed: {reason}", remedy="mend the cause and run the same command with --resume")
 
 
-def _future(reference: Any) -> asyncio.Future[Any]:
-    return asyncio.ensure_future(_await(reference))
+def in_background(reference: Awaitable[Any]) -> asyncio.Future[Any]:
+    """What an object reference gives, as a future that may be left alone.
+
+    Whoever waits for it reads its failure. When nobody does any more, as after Ctrl-C or SIGTERM, the death of the
+    actor that owed the answer is no news, and asyncio does not report it as an exception that was never retrieved.
+    """
+    future = asyncio.ensure_future(_result_of(reference))
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
-async def _await(reference: Any) -> Any:
+async def _result_of(reference: Awaitable[Any]) -> Any:
     return await reference
 
 

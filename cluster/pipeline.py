@@ -11,7 +11,7 @@ import contextlib
 import platform
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from cluster.config import Recipe
 from cluster.controller import Controller, Parts
 from cluster.drawing import QuestionDrawer
 from cluster.evaluating import fixed_sets
-from cluster.learner_client import LearnerClient, kill
+from cluster.learner_client import LearnerClient, in_background, kill
 from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
 from cluster.monitoring.install import install_when_ready, root_of
@@ -230,7 +230,7 @@ class _Run:
 
     async def _watch(self, reference: Any, progress: Any) -> Any:
         """Await a supervised run while showing its steps."""
-        running = asyncio.ensure_future(_coroutine(reference))
+        running = in_background(reference)
         total, shown = self.recipe.warm_up.steps, 0
         while True:
             done, _ = await asyncio.wait({running}, timeout=1.0)
@@ -338,7 +338,3 @@ class _Progress:
 
 
 _ProgressActor: Any = ray.remote(num_cpus=0)(_Progress)
-
-
-async def _coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

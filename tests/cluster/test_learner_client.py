@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -98,5 +100,26 @@ def test_a_learner_that_never_comes_up_is_not_waited_for_without_end() -> None:
     async def scenario(box: Mailbox, client: LearnerClient, _: asyncio.Future[None]) -> None:
         with pytest.raises(EngineError, match=r"not up within 0\.5 s"):
             await client.started()
+
+    play(scenario)
+
+
+def test_an_answer_that_nobody_waits_for_any_more_may_fail_in_silence() -> None:
+    """SIGTERM cancels the wait; then the mailbox dies, and with it the answer that it owed."""
+
+    async def scenario(box: Mailbox, client: LearnerClient, _: asyncio.Future[None]) -> None:
+        reported: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: reported.append(about["message"]))
+        owed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        box.next_event = Mock(return_value=owed)  # type: ignore[method-assign]
+        waiting = asyncio.create_task(client.started())
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        owed.set_exception(RuntimeError("the actor died"))
+        await asyncio.sleep(0.02)
+        del waiting, owed  # asyncio reports when the last one who could have looked is gone
+        gc.collect()
+        assert reported == []
 
     play(scenario)
