@@ -100,6 +100,23 @@ class Storage:
         ):
             return bytes(stream.read())
 
+    def read_bounded(self, key: str, limit: int) -> bytes:
+        """The content of a file that somebody else may have put there: never more than ``limit`` bytes, never a wait.
+
+        Raises:
+            SetupError: it is not there or cannot be read, is no regular file (a pipe, a device), or is larger.
+        """
+        where = self.path(key)
+        with storage_errors(where, "read", setting=self.setting):
+            if self.is_local:
+                content = _read_regular(where, limit + 1)
+            else:
+                with self.fs.open_input_stream(where) as stream:
+                    content = bytes(stream.read(limit + 1))
+        if len(content) > limit:
+            raise SetupError(f"{where} is larger than {limit:,} bytes", remedy="no run writes such a file: remove it")
+        return content
+
     def write(self, key: str, content: bytes) -> None:
         """Write a file whole: local files through a temporary name and a rename, objects in one put.
 
@@ -146,6 +163,18 @@ class Storage:
         with storage_errors(self.path(key), setting=self.setting), contextlib.suppress(FileNotFoundError):
             if self.exists(key):
                 self.fs.delete_dir(self.path(key))
+
+
+def _read_regular(path: str, most: int) -> bytes:
+    """At most ``most`` bytes of a regular file. Raises `SetupError` for anything else."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # else opening a pipe waits for a writer
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise SetupError(f"{path} is no regular file", remedy="no run writes such a file: remove it")
+        with open(opened, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(opened)
 
 
 def _write_local(target: str, content: bytes) -> None:

@@ -26,8 +26,19 @@ from data.storage import Storage
 TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 32 << 20
 MAX_ACTORS = 1000
+REDIRECTS = (301, 302, 303, 307, 308)
 PREFIX = "ray_fleming_"
 _BY_EXPORTED = {metric.exported: metric for metric in METRICS.values()}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib would send our headers, the token among them, to whatever address an answer names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None  # the answer becomes an `HTTPError`
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class ClusterReader:
@@ -123,9 +134,15 @@ class ClusterReader:
         # The token goes to the dashboard alone, never to an address that an answer named.
         headers = _token_headers() if url.startswith(self._address + "/") else {}
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+            with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
                 return bytes(answer.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
+            if error.code in REDIRECTS:
+                raise SetupError(
+                    f"{plain(url)} sends us on to {plain(error.headers.get('location', 'nowhere'))}, and a token goes to "
+                    "the address that it was meant for alone",
+                    remedy="give the address of Ray's dashboard itself; one behind a login page cannot be watched",
+                ) from error
             raise SetupError(
                 f"{url} answers {error.code} {error.reason}",
                 remedy=TOKEN_REMEDY

@@ -30,6 +30,7 @@ MAX_NUMBER = 1e100
 """Larger ones are damage; sums and squares of those below stay finite."""
 SHOWN_COMPLETIONS = 4
 SHOWN_EVENTS = 6
+SHOWN_REFUSALS = 3
 SILENT_S = 60.0
 """A run that said nothing for so long is called silent."""
 
@@ -137,6 +138,7 @@ class RunReader:
             )
         self._storage = storage
         self._segments: dict[str, Any] = {}
+        self._refused: dict[str, str] = {}
         self._shown: tuple[str, tuple[CompletionSeen, ...]] = ("", ())
 
     def look(self) -> Sight:
@@ -151,7 +153,7 @@ class RunReader:
             figures=numbers(live.get("figures")),
             completions=self._completions(notes),
             events=tuple(_event(self._segment(file)) for file in _newest_events(files)),
-            notes=tuple(notes),
+            notes=(*notes, *self._refusals()),
         )
 
     def _rows(self, files: Iterable[str]) -> tuple[Mapping[str, float], ...]:
@@ -166,17 +168,24 @@ class RunReader:
         return found
 
     def _json(self, key: str) -> dict[str, Any]:
-        """A JSON object; empty when it is missing, damaged or too large."""
+        """A JSON object; empty when it is missing, and when it is refused, which is noted."""
+        self._refused.pop(key, None)
         try:
-            found = json.loads(self._bytes(key, MAX_SEGMENT_BYTES))
-        except (FlemingError, ValueError, RecursionError):
+            found = json.loads(self._storage.read_bounded(key, MAX_SEGMENT_BYTES))
+        except (ValueError, RecursionError):
+            self._refused[key] = f"{key} is no JSON"
+            return {}
+        except FlemingError as error:
+            if self._storage.exists(key):
+                self._refused[key] = error.problem.replace(f"{self._storage.root}/", "")
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _bytes(self, key: str, limit: int) -> bytes:
-        if self._storage.size(key) > limit:
-            raise RunStateError(f"{key} is larger than {limit >> 20} MiB", remedy="look at it with another tool")
-        return self._storage.read(key)
+    def _refusals(self) -> list[str]:
+        """A note per file that could not be read, the first few."""
+        said = [plain(problem) for _, problem in sorted(self._refused.items())]
+        more = len(said) - SHOWN_REFUSALS
+        return said if more <= 0 else [*said[:SHOWN_REFUSALS], f"and {more} other files"]
 
     def _completions(self, notes: list[str]) -> tuple[CompletionSeen, ...]:
         """Some completions of the newest step, of as many kinds as there are."""
@@ -185,7 +194,7 @@ class RunReader:
             return ()
         if self._shown[0] != files[-1]:
             try:
-                content = self._bytes(f"trajectories/{files[-1]}", MAX_TRAJECTORY_BYTES)
+                content = self._storage.read_bounded(f"trajectories/{files[-1]}", MAX_TRAJECTORY_BYTES)
                 table = pq.read_table(pa.BufferReader(content), columns=["reward", "reason", "fate", "text"])
                 self._shown = (files[-1], _choose(table.to_pylist()))
             except (FlemingError, pa.ArrowException, OSError, TypeError, ValueError) as error:

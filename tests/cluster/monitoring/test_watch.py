@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -156,6 +157,34 @@ def test_a_damaged_or_huge_file_is_left_out(store: RunStore) -> None:
     assert "\x1b" not in printed(RunReader(storage))
 
 
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_in_a_run_directory_neither_hang_nor_fill_memory(store: RunStore) -> None:
+    root = Path(store.storage.root)
+    (root / "live.json").unlink()
+    os.mkfifo(root / "live.json")
+    (root / "segments" / "step-000008.attempt-02.json").symlink_to("/dev/zero")
+    (root / "segments" / "event-00008.attempt-02.json").symlink_to(root / "nowhere")
+    os.mkfifo(root / "trajectories" / "step-000009.attempt-02.parquet")
+    (root / "segments" / "step-000007.attempt-02.json").mkdir()
+    reader = RunReader(store.storage)
+    for _ in range(2):  # a segment is read once, and its note stays
+        sight = reader.look()
+        assert (len(sight.rows), sight.rows[-1]) == (5, {})
+        said = " ".join(sight.notes)
+        assert "step-000009.attempt-02.parquet is no regular file" in said and "live.json is no regular file" in said
+        assert "step-000008.attempt-02.json is no regular file" in said
+    (root / "live.json").unlink()
+    store.write_live({"run": "mine", "figures": FIGURES})
+    assert "live.json" not in " ".join(reader.look().notes)
+    assert "is no regular file" in printed(reader)
+
+
+def test_a_file_that_grows_without_end_is_read_to_its_bound(store: RunStore) -> None:
+    with (Path(store.storage.root) / "live.json").open("wb") as file:
+        file.truncate(1 << 40)  # no disk behind it
+    assert f"live.json is larger than {MAX_SEGMENT_BYTES:,} bytes" in " ".join(RunReader(store.storage).look().notes)
+
+
 def test_numbers_and_types_that_no_run_writes_are_left_out(store: RunStore) -> None:
     root = Path(store.storage.root)
     (root / "live.json").write_text('{"figures": {"loop/step": ' + "9" * 4000 + "}}")
@@ -245,6 +274,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
 
     where = ""
     replaced: dict[str, str] = {}  # noqa: RUF012
+    moved: dict[str, str] = {}  # noqa: RUF012
     tokens: list[str | None] = []  # noqa: RUF012  # a handler is made anew for each request
 
     def do_GET(self) -> None:
@@ -263,7 +293,11 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         page = PAGE.replace("NOW", str(time.time())).replace("WHERE", self.where)
         body = self.replaced.get(path, page if path == "/metrics" else json.dumps(answers.get(path, {})))
-        self.send_response(200 if path in (*answers, "/metrics") else 404)
+        if path in self.moved:
+            self.send_response(307)
+            self.send_header("location", self.moved[path])
+        else:
+            self.send_response(200 if path in (*answers, "/metrics") else 404)
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -273,7 +307,7 @@ class FakeRay(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(remote, "_token_headers", lambda: {"authorization": "Bearer secret"})
-    FakeRay.where, FakeRay.tokens, FakeRay.replaced = "", [], {}
+    FakeRay.where, FakeRay.tokens, FakeRay.replaced, FakeRay.moved = "", [], {}, {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRay)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -294,6 +328,14 @@ def test_a_cluster_is_seen_through_its_dashboard(ray_address: str, store: RunSto
     FakeRay.where = store.storage.uri
     text = printed(ClusterReader(ray_address))
     assert "right answer" in text and "rollout-0 alive" in text
+
+
+def test_a_redirect_never_gets_the_token(ray_address: str) -> None:
+    elsewhere = ray_address.replace("localhost", "127.0.0.1")
+    FakeRay.moved = {"/nodes": f"{elsewhere}/stolen\x1b[2J"}
+    with pytest.raises(SetupError, match=r"/nodes.* sends us on to http://127\.0\.0\.1:\d+/stolen\[2J.*Remedy: give"):
+        ClusterReader(ray_address).look()
+    assert FakeRay.tokens == ["Bearer secret"], "one request, to the address that was given"
 
 
 def test_what_a_cluster_cannot_show_is_said(ray_address: str) -> None:
