@@ -138,9 +138,9 @@ class ClusterReader:
                 return bytes(answer.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             if error.code in REDIRECTS:
+                onward = plain(error.headers.get("location", "nowhere"))
                 raise SetupError(
-                    f"{plain(url)} sends us on to {plain(error.headers.get('location', 'nowhere'))}, and a token goes to "
-                    "the address that it was meant for alone",
+                    f"{url} sends us on to {onward}, and the token is for the address alone that you gave",
                     remedy="give the address of Ray's dashboard itself; one behind a login page cannot be watched",
                 ) from error
             raise SetupError(
