@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from actors.config import RolloutConfig
 from data.config import DataConfig
+from data.credentials import refuse_credentials
 from data.errors import ConfigError
 from data.strict import StrictModel
 from learner.config import PACKAGE_SCHEME, GrpoConfig, LearnerConfig, SupervisedConfig, TinyPolicyConfig
@@ -209,8 +210,12 @@ def validate(model: type[M], document: dict[str, Any], *, origin: str) -> M:
     """Settings from a plain mapping.
 
     Raises:
-        ConfigError: everything that is wrong with them, in one line.
+        ConfigError: everything that is wrong with them, in one line; credentials alone, before a line can show them.
     """
+    for key, value in _flatten(document).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                refuse_credentials(key, text)
     try:
         # Through JSON, because strict mode takes YAML's lists for tuples only there.
         return model.model_validate_json(json.dumps(document, default=str))

@@ -19,6 +19,7 @@ from cluster.plain_errors import plain_errors
 from cluster.ray_jobs import DEFAULT_ADDRESS, INTERRUPTED, Job, RayJobs, new_job_id
 from cluster.working_dir import entrypoint, pack, sent_recipe
 from data.code import code_hash
+from data.credentials import refuse_credentials
 from data.errors import ConfigError
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="a job's id, as `fleming jobs` lists it")]
@@ -107,6 +108,7 @@ def resume(
     With --address the path or URI is read on the cluster; this machine need not reach it.
     """
     with plain_errors():
+        refuse_credentials("RUN", run)
         if not address:
             from cluster.pipeline import run_recipe
             from cluster.starting import stored_recipe
@@ -157,6 +159,10 @@ def stop(job_id: JobArgument, address: AddressOption = DEFAULT_ADDRESS) -> None:
 
 
 def _settings(overrides: list[str] | None) -> list[str]:
+    """Overrides as words of a command that others may read."""
+    for override in overrides or []:
+        key, _, value = override.partition("=")
+        refuse_credentials(f"--set {key}", value)
     return [part for override in overrides or [] for part in ("--set", override)]
 
 

@@ -60,6 +60,22 @@ def test_a_mistake_is_answered_with_field_value_and_remedy(override: str, expect
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "uri", "shown"),
+    [
+        ("run.storage", "s3://AKIA:hush@bucket/runs", "s3://***@bucket/runs"),
+        ("run.storage", "s3://bucket/runs?access_key=A&secret_key=hush", "secret_key=***"),
+        ("data.questions.path", "https://hub/x?token=hush", "token=***"),
+        ("rewards.judge", "{url: 'http://me:hush@judge/v1', model: m}", "http://***@judge/v1"),
+    ],
+)
+def test_credentials_in_a_recipe_are_refused_and_not_repeated(key: str, uri: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(QUICKSTART, [f"{key}={uri}"])
+    said = str(caught.value)
+    assert said.startswith(key) and shown in said and "AWS_ACCESS_KEY_ID" in said and "hush" not in said
+
+
 def test_overrides_reach_nested_keys_and_read_yaml_values() -> None:
     recipe = load_recipe(
         QUICKSTART, ["loop.steps=3", "grpo.optimizer.learning_rate=2e-4", "grpo.optimizer.betas=[0.9, 0.99]"]

@@ -204,6 +204,21 @@ def test_refusals_in_plain_words(
         RayJobs("h:1")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resume", "s3://KEY:hush@bucket/runs/mine", "--address", "http://head:8265"],
+        ["resume", "s3://KEY:hush@bucket/runs/mine"],
+        ["resume", "s3://b/runs/mine", "--address", "h", "--set", "run.storage=s3://KEY:hush@bucket/runs"],
+        ["submit", RECIPE, "--set", "run.storage=s3://KEY:hush@bucket/runs"],
+    ],
+)
+def test_credentials_are_neither_sent_nor_repeated(client: FakeClient, words: list[str]) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "holds credentials" in result.stderr and "hush" not in result.output
+    assert client.sent == {}
+
+
 def test_other_refusals(client: FakeClient) -> None:
     with pytest.raises(RunStateError, match=r"no job none at http://h:1.*fleming jobs"):
         RayJobs("h:1").get("none")
