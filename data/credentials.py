@@ -33,8 +33,8 @@ def refuse_credentials(name: str, value: str) -> None:
     if masked(value) != value:
         raise ConfigError(
             f"{name} = {masked(value)!r} holds credentials, and what a run is told is kept and shown in plain text",
-            remedy="give the address alone here, and the credentials as environment variables of the "
-            "nodes (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...; for `fleming submit --kuberay` in a Secret: --secret)",
+            remedy="give the address alone here, and the credentials as environment variables of the nodes "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...; for `fleming submit --kuberay` in a Secret: --secret)",
         )
 
 
