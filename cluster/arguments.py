@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, and the refusal of those that would be ignored."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from data.errors import ConfigError
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="a recipe, for instance recipes/quickstart.yaml", show_default=False)
@@ -25,3 +27,24 @@ AddressOption = Annotated[
         help="the cluster's dashboard, as `ray job submit` wants it",
     ),
 ]
+
+
+def refuse_ignored(context: typer.Context, when: bool, where: str, *options: str) -> None:
+    """Refuse options that were typed and would be ignored.
+
+    Args:
+        when: they would be.
+        where: says so, for instance "without --kuberay"; the remedy offers the option that it lacks.
+        options: as a user types them, for instance "--image".
+
+    Raises:
+        ConfigError: names those that were given on the command line; one from the environment bothers nobody.
+    """
+    named = {spelling: parameter for parameter in context.command.params for spelling in parameter.opts}
+    sources = {option: context.get_parameter_source(str(named[option].name)) for option in options}
+    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if when and given:
+        they, them = ("has", "it") if len(given) == 1 else ("have", "them")
+        lacks, _, other = where.partition("without ")
+        add = f", or add {other}" if not lacks and other else ""
+        raise ConfigError(f"{', '.join(given)} {they} no meaning {where}", remedy=f"leave {them} out{add}")

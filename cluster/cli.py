@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.arguments import RecipeArgument, SetOption
+from cluster.arguments import RecipeArgument, SetOption, refuse_ignored
 from cluster.graph import graph_app
 from cluster.monitoring.commands import dashboards_app, watch
 from cluster.plain_errors import plain_errors
@@ -37,6 +37,7 @@ for command in (submit, jobs, logs, stop, resume):
 
 @app.command()
 def run(
+    context: typer.Context,
     recipe: RecipeArgument,
     overrides: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last commit of this run")] = False,
@@ -61,6 +62,9 @@ def run(
     from cluster.config import load_recipe
 
     with plain_errors():
+        figures = ("--gpu-memory-gib", "--tokens-per-second", "--learner-tokens-per-second")
+        refuse_ignored(context, not dry_run, "without --dry-run", *figures)
+        refuse_ignored(context, dry_run, "with --dry-run", "--resume", "--verbose")
         resolved = load_recipe(recipe, overrides)
         if dry_run:
             from cluster.plan import dry_run_of

@@ -212,10 +212,7 @@ def validate(model: type[M], document: dict[str, Any], *, origin: str) -> M:
     Raises:
         ConfigError: everything that is wrong with them, in one line; credentials alone, before a line can show them.
     """
-    for key, value in _flatten(document).items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                refuse_credentials(key, text)
+    _refuse_credentials_in(document)
     try:
         # Through JSON, because strict mode takes YAML's lists for tuples only there.
         return model.model_validate_json(json.dumps(document, default=str))
@@ -268,6 +265,18 @@ def apply_override(document: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {parent} is a value, not a section", remedy="name a key inside a section")
         node = child
     node[last] = value
+
+
+def _refuse_credentials_in(value: object, key: str = "") -> None:
+    """Look into what a file holds, whatever it is."""
+    if isinstance(value, str):
+        refuse_credentials(key, value)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_credentials_in(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_credentials_in(inner, key)
 
 
 def _explain(item: Any, root: type[BaseModel]) -> tuple[str, str]:

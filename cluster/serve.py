@@ -38,12 +38,16 @@ def rewards(
     from reward_service.config import RewardConfig, ServiceConfig
 
     with plain_errors():
+        if 0 < max_replicas < replicas:
+            raise ConfigError(
+                f"--max-replicas {max_replicas} is below --replicas {replicas}", remedy="raise it, or leave it out"
+            )
         settings = load_recipe(recipe).rewards if recipe else RewardConfig()
         service = ServiceConfig(
             host=host,
             port=port,
             min_replicas=replicas,
-            max_replicas=max(max_replicas, replicas),
+            max_replicas=max_replicas or replicas,
             max_pending_requests=max_pending,
         )
         run_service(service, settings)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.arguments import AddressOption, RecipeArgument, SetOption
+from cluster.arguments import AddressOption, RecipeArgument, SetOption, refuse_ignored
 from cluster.monitoring.sight import plain
 from cluster.plain_errors import plain_errors
 from cluster.ray_jobs import DEFAULT_ADDRESS, INTERRUPTED, Job, RayJobs, new_job_id
@@ -34,6 +34,7 @@ _KUBERAY: Any = {"rich_help_panel": "KubeRay"}
 
 
 def submit(
+    context: typer.Context,
     recipe: RecipeArgument,
     address: AddressOption = DEFAULT_ADDRESS,
     overrides: SetOption = None,
@@ -66,6 +67,9 @@ def submit(
     from cluster.config import load_recipe
 
     with plain_errors(), tempfile.TemporaryDirectory() as folder:
+        pods_only = ("--image", "--namespace", "--claim", "--secret", "--ranks-per-pod")
+        refuse_ignored(context, not kuberay, "without --kuberay", *pods_only)
+        refuse_ignored(context, kuberay, "with --kuberay", "--address", "--no-wait", "--job-id")
         resolved = load_recipe(recipe, overrides)
         package = pack(Path(folder))
         arguments = ["run", sent_recipe(recipe, package), *_settings(overrides), *(["--resume"] if resume else [])]
@@ -91,6 +95,7 @@ def submit(
 
 
 def resume(
+    context: typer.Context,
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="the run's directory, <run.storage>/<run.name>: a path or URI")
     ],
@@ -108,6 +113,7 @@ def resume(
     With --address the path or URI is read on the cluster; this machine need not reach it.
     """
     with plain_errors():
+        refuse_ignored(context, not address, "without --address", "--env", "--no-wait", "--job-id")
         refuse_credentials("RUN", run)
         if not address:
             from cluster.pipeline import run_recipe

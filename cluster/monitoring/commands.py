@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.arguments import refuse_ignored
 from cluster.monitoring.remote import ClusterReader, is_address
 from cluster.monitoring.sight import RunReader
 from cluster.plain_errors import plain_errors
@@ -51,6 +52,7 @@ def export(
 
 
 def watch(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -74,6 +76,8 @@ def watch(
     from cluster.monitoring.view import render
 
     with plain_errors():
+        refuse_ignored(context, once or svg is not None, "where the view is printed once", "--every")
+        refuse_ignored(context, not is_address(target), "for a run's own folder", "--run")
         reader = _reader(target, run)
         console = Console(highlight=False, record=svg is not None)
         if once or svg is not None or not console.is_terminal:
