@@ -1,5 +1,8 @@
 """A recipe as a RayJob for KubeRay: a head without work, a fixed learner group, a rollout group that grows and shrinks.
 
+Every half that reserves CPUs has a group of pods to itself, made to measure: none can take a place that another needs.
+Reward actors that reserve none have no group, and run wherever Ray puts them.
+
 The job brings its code along, as a ConfigMap that every pod mounts: the image holds dependencies only. Fields are those
 of KubeRay 1.5.1 and later (`authOptions`); the operator makes the token and hands it to every pod.
 """
@@ -7,6 +10,7 @@ of KubeRay 1.5.1 and later (`authOptions`); the operator makes the token and han
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import re
 import zipfile
@@ -19,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from cluster.config import Recipe
+from cluster.config import Recipe, dump_recipe
 from cluster.model_shape import shape_of
 from cluster.placement import Part, parts_of
 from cluster.ray_jobs import STOP_WAIT_S
@@ -28,17 +32,23 @@ from cluster.working_dir import check_size
 from data.code import code_hash
 from data.errors import ConfigError
 
-ENGINES, LEARNER = "engines", "learner"
+ENGINES, LEARNER, REWARDS = "engines", "learner", "rewards"
 """Names of the worker groups, and of the custom resources that mark their nodes."""
 CODE_LIMIT = 1 << 20
 """Bytes that a ConfigMap may hold."""
 CODE_FOLDER = "/fleming-code"
+NAME_LIMIT = 32
+"""Characters of a run's name in names of Kubernetes: KubeRay makes longer ones of them, and 63 is their limit."""
 HEADER = """\
 # Made by `fleming submit --kuberay`. Send it with `kubectl create -f FILE` or `kubectl apply --server-side -f FILE`:
 # a plain `kubectl apply` cannot carry the code. To send the run again, first `kubectl delete -f FILE`.
 """
 UNKNOWN_MODEL_GIB = 32.0
 """Host memory of a place whose model cannot be looked at from here."""
+REWARDS_PER_POD = 8
+"""Reward actors of one pod at most."""
+REWARD_ACTOR = 0.25 * GIB
+"""Host memory of a reward actor beside that of its worker processes (`docs/sizing.md`: 131 MiB measured), bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,7 @@ def ray_job(
     """
     _check_storage(recipe, kubernetes)
     name = _kubernetes_name(recipe.run.name)
-    code_name = f"{name}-{code_hash()[:8]}"
+    code_name = f"{name}-{_digest(code_hash(), dump_recipe(recipe))}"
     archive = f"fleming-{code_hash()}.zip"
     labels = {"app.kubernetes.io/name": "fleming", "app.kubernetes.io/instance": name}
     meta: dict[str, Any] = {"labels": labels} | ({"namespace": kubernetes.namespace} if kubernetes.namespace else {})
@@ -138,7 +148,9 @@ _Dumper.add_representer(str, _text)
 def settings_for(recipe: Recipe) -> list[str]:
     """Overrides with which the recipe finds the groups of the generated cluster."""
     device = [] if recipe.learner.device == "cpu" else ["learner.device=cuda"]
-    return [f"rollouts.node_group={ENGINES}", f"learner.node_group={LEARNER}", *device]
+    group = REWARDS if recipe.rewards.cpus_per_actor else ""
+    rewards = [f"rewards.node_group={group!r}"] if group != recipe.rewards.node_group else []
+    return [f"rollouts.node_group={ENGINES}", f"learner.node_group={LEARNER}", *rewards, *device]
 
 
 def compressed(package: Path) -> bytes:
@@ -157,14 +169,39 @@ def compressed(package: Path) -> bytes:
     return packed.getvalue()
 
 
-def _cluster(recipe: Recipe, kubernetes: Kubernetes, code: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Equal pods: ``fewest`` at any time, ``most`` when the autoscaler has brought all that the run may ask for."""
+
+    name: str
+    pod: _Pod
+    fewest: int
+    most: int
+
+
+def _groups(recipe: Recipe, kubernetes: Kubernetes) -> tuple[_Pod, list[_Group]]:
+    """The head's pod, and the groups of workers."""
     on_gpu = recipe.learner.device != "cpu"
-    rollouts, learner, _ = parts_of(recipe, on_gpu=on_gpu)
+    rollouts, learner, rewards = parts_of(recipe, on_gpu=on_gpu)
     engine_bytes, rank_bytes, store = _memory(recipe, on_gpu=on_gpu)
     per_pod = next(n for n in range(min(kubernetes.ranks_per_pod, learner.count), 0, -1) if learner.count % n == 0)
-    head = _Pod(cpus=4, gpus=0, memory=8 * GIB + store, object_store=store)
-    engine_pod, learner_pod = _pod(rollouts, 1, engine_bytes, store), _pod(learner, per_pod, rank_bytes, store)
     pods = learner.count // per_pod
+    groups = [
+        _Group(name=ENGINES, pod=_pod(rollouts, 1, engine_bytes, store), fewest=1, most=rollouts.count),
+        _Group(name=LEARNER, pod=_pod(learner, per_pod, rank_bytes, store), fewest=pods, most=pods),
+    ]
+    if rewards.cpus:
+        most = recipe.rewards.most_actors
+        together = min(most, REWARDS_PER_POD)
+        actor_bytes = REWARD_ACTOR + recipe.rewards.workers.processes * recipe.rewards.workers.memory_mib * 2.0**20
+        pod = _pod(rewards, together, actor_bytes + GIB / together, GIB)  # a GiB is for Ray itself
+        fewest = math.ceil(rewards.count / together)
+        groups.append(_Group(name=REWARDS, pod=pod, fewest=fewest, most=math.ceil(most / together)))
+    return _Pod(cpus=4, gpus=0, memory=8 * GIB + store, object_store=store), groups
+
+
+def _cluster(recipe: Recipe, kubernetes: Kubernetes, code: str) -> dict[str, Any]:
+    head, groups = _groups(recipe, kubernetes)
     return {
         "rayVersion": version("ray"),
         "authOptions": {"mode": "token"},
@@ -174,26 +211,23 @@ def _cluster(recipe: Recipe, kubernetes: Kubernetes, code: str) -> dict[str, Any
             "rayStartParams": {
                 "num-cpus": "0",  # the controller runs here and reserves nothing; no engine, no rank
                 "dashboard-host": "0.0.0.0",
-                "object-store-memory": str(int(store)),
+                "object-store-memory": str(int(head.object_store)),
             },
             "template": _pod_template("head", head, kubernetes, code),
         },
         "workerGroupSpecs": [
             {
-                "groupName": name,
-                "replicas": fewest,
-                "minReplicas": fewest,
-                "maxReplicas": most,
+                "groupName": group.name,
+                "replicas": group.fewest,
+                "minReplicas": group.fewest,
+                "maxReplicas": group.most,
                 "rayStartParams": {
-                    "resources": f'"{{\\"{name}\\": 1}}"',  # KubeRay hands it to a shell
-                    "object-store-memory": str(int(store)),
+                    "resources": f'"{{\\"{group.name}\\": 1}}"',  # KubeRay hands it to a shell
+                    "object-store-memory": str(int(group.pod.object_store)),
                 },
-                "template": _pod_template(name, pod, kubernetes, code),
+                "template": _pod_template(group.name, group.pod, kubernetes, code),
             }
-            for name, pod, fewest, most in (
-                (ENGINES, engine_pod, 1, rollouts.count),
-                (LEARNER, learner_pod, pods, pods),
-            )
+            for group in groups
         ],
     }
 
@@ -271,5 +305,13 @@ def _check_storage(recipe: Recipe, kubernetes: Kubernetes) -> None:
 
 
 def _kubernetes_name(run: str) -> str:
-    """A name as Kubernetes allows it (RFC 1123), short enough for the names that KubeRay makes of it."""
-    return f"fleming-{re.sub(r'[^a-z0-9-]+', '-', run.lower())}"[:40].strip("-")
+    """A name as Kubernetes allows it (RFC 1123), short enough for the names that KubeRay makes of it.
+
+    A run whose name had to be changed gets a digest of it: two runs never share a name.
+    """
+    plain = re.sub(r"[^a-z0-9-]+", "-", run.lower())[:NAME_LIMIT].strip("-")
+    return f"fleming-{plain}" if plain == run else f"fleming-{plain[: NAME_LIMIT - 9].strip('-')}-{_digest(run)}"
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=4).hexdigest()

@@ -62,7 +62,7 @@ def parts_of(recipe: Recipe, *, on_gpu: bool) -> list[Part]:
             count=rewards.actors,
             cpus=rewards.cpus_per_actor,
             gpus=0,
-            node_group="",
+            node_group=rewards.node_group,
             keys="rewards.actors, rewards.cpus_per_actor",
         ),
     ]

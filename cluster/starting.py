@@ -31,6 +31,7 @@ MAY_CHANGE_ON_RESUME = (
     "rollouts.",
     "rewards.actors",
     "rewards.cpus_per_actor",
+    "rewards.node_group",
     "rewards.timeout_s",
     "learner.cpu",
     "learner.node_group",

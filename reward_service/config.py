@@ -55,6 +55,9 @@ class RewardConfig(StrictModel):
         float, Field(gt=0, description="seconds without work after which an extra actor is given back")
     ] = 30.0
     cpus_per_actor: Annotated[float, Field(ge=0, description="Ray CPUs reserved per reward actor")] = 0.0
+    node_group: Annotated[
+        str, Field(description="custom Ray resource that marks the nodes for reward actors; empty = any node")
+    ] = ""
     max_text_chars: Annotated[int, Field(ge=1, description="a longer completion is malformed by definition")] = 200_000
     timeout_s: Annotated[
         float, Field(gt=0, description="seconds a group may take to score before it is retried on another actor")

@@ -28,6 +28,7 @@ import ray
 
 from data.code import check_code, code_hash
 from data.errors import FlemingError
+from data.places import place
 from data.records import Group, ScoredGroup
 from reward_service.config import RewardConfig
 from reward_service.reward import verifier_version
@@ -124,8 +125,12 @@ class RayBackend:
         self._started = 0
 
     def start(self) -> Any:
-        places = self._config.workers.processes
-        options: dict[str, Any] = {"num_cpus": self._config.cpus_per_actor, "max_concurrency": places + 2}
+        asked = place(self._config.cpus_per_actor, 0, self._config.node_group)
+        options: dict[str, Any] = {
+            "num_cpus": asked.pop("CPU", 0),
+            "resources": asked,
+            "max_concurrency": self._config.workers.processes + 2,
+        }
         if self._prefix:
             options["name"] = f"{self._prefix}-{self._started}"
         self._started += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 import shlex
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cluster import kuberay, room
 from cluster.cli import app
 from cluster.config import load_recipe
 from cluster.kuberay import Kubernetes, ray_job
@@ -31,8 +36,8 @@ KUBERNETES = "1.33"
 SETTINGS = ("run.storage=s3://bucket/runs", "rollouts.actors=4", "rollouts.tensor_parallel=2", "learner.ranks=12")
 
 
-def generate(*settings: str, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    pairs = [part for setting in settings for part in ("--set", setting)]
+def generate(*overrides: str, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    pairs = [part for setting in overrides for part in ("--set", setting)]
     result = CliRunner().invoke(app, ["submit", RECIPE, "--kuberay", "--image", "fleming-gpu:1", *pairs, *options])
     assert result.exit_code == 0, result.output
     return list(yaml.safe_load_all(result.stdout))
@@ -54,15 +59,15 @@ def check_pod(template: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "options"),
+    ("overrides", "options"),
     [
         (SETTINGS, ()),
         ((*SETTINGS, "learner.device=cpu"), ("--namespace", "rl", "--secret", "s3-keys")),
         ((*SETTINGS[1:], "run.storage=/mnt/runs/here"), ("--claim", "runs:/mnt/runs")),
     ],
 )
-def test_every_object_is_valid(settings: tuple[str, ...], options: tuple[str, ...]) -> None:
-    code, job = generate(*settings, options=options)
+def test_every_object_is_valid(overrides: tuple[str, ...], options: tuple[str, ...]) -> None:
+    code, job = generate(*overrides, options=options)
     kubernetes_validate.validate(code, KUBERNETES, strict=True)
     jsonschema.validate(job, SCHEMA)
     for group in groups([code, job]).values():
@@ -107,18 +112,93 @@ def test_the_groups_hold_the_recipe_and_the_head_takes_no_work(objects: list[dic
     assert (engines["minReplicas"], engines["maxReplicas"]) == (1, 4)
     assert learner["minReplicas"] == learner["maxReplicas"] == learner["replicas"] == 2
 
-    def nodes(group: dict[str, Any]) -> list[dict[str, float]]:
-        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        marks = json.loads(shlex.split(group["rayStartParams"]["resources"])[0])
-        offered = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"]), **marks}
-        return [offered] * int(group["maxReplicas"])
-
     parts = parts_of(told, on_gpu=True)
-    everything = nodes(engines) + nodes(learner)
+    everything = [offered(group) for group in (engines, learner) for _ in range(group["maxReplicas"])]
     assert without_room(parts, everything) == {}
     assert without_room(parts, everything[1:]) == {"rollouts": 1}
     assert without_room(parts, everything[:-1]) == {"learner": 6}
     assert objects[1]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def offered(group: dict[str, Any]) -> dict[str, float]:
+    """What a pod of a group offers, as Ray counts it."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    marks = json.loads(shlex.split(group["rayStartParams"]["resources"])[0])
+    return {"CPU": float(limits["cpu"]), "GPU": float(limits.get("nvidia.com/gpu", 0)), **marks}
+
+
+CPUS = st.sampled_from([0.1, 0.3, 0.7, 1.0, 1.5, 2.0, 3.0])
+
+
+@given(
+    engines=st.tuples(st.integers(1, 6), st.integers(1, 4), CPUS),
+    ranks=st.tuples(st.integers(1, 16), CPUS, st.sampled_from(["cpu", "auto", "cuda"])),
+    rewards=st.tuples(st.integers(1, 20), st.integers(0, 20), CPUS | st.just(0.0), st.sampled_from(["", "mine"])),
+    per_pod=st.integers(1, 8),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_pods_hold_what_the_run_asks_for_whoever_takes_his_place_first(
+    engines: tuple[int, int, float], ranks: tuple[int, float, str], rewards: tuple[int, int, float, str], per_pod: int
+) -> None:
+    names = ["rollouts.actors", "rollouts.tensor_parallel", "rollouts.cpus_per_actor"]
+    names += ["learner.ranks", "learner.cpus_per_rank", "learner.device"]
+    names += ["rewards.actors", "rewards.max_actors", "rewards.cpus_per_actor", "rewards.node_group"]
+    actors, more, *rest = rewards
+    values = (*engines, *ranks, actors, actors + more if more else 0, *rest)
+    asked = [f"{name}={value!r}" for name, value in zip(names, values, strict=True)]
+    recipe = load_recipe(RECIPE, asked)
+    specs = kuberay._cluster(recipe, Kubernetes(image="i", ranks_per_pod=per_pod), "code")["workerGroupSpecs"]
+    pods = {spec["groupName"]: [offered(spec)] * int(spec["maxReplicas"]) for spec in specs}
+    told = load_recipe(RECIPE, [*asked, *kuberay.settings_for(recipe)])  # what the job will run
+    everything = [node for nodes in pods.values() for node in nodes]
+    parts, missing = room._fit(told, everything)
+    assert missing == {}
+    for part in parts:
+        if not part.place:
+            continue
+        # Alone in its group: no other part can take its room. With every reward actor that the pool may grow to.
+        grown = replace(part, count=told.rewards.most_actors) if part.name == "rewards" else part
+        assert without_room([grown], pods[part.node_group]) == {}
+        assert [other.name for other in parts if other.node_group == part.node_group] == [part.name]
+    fewest = {spec["groupName"]: int(spec["minReplicas"]) for spec in specs}
+    if told.rewards.cpus_per_actor:
+        (reward_part,) = (part for part in parts if part.name == "rewards")
+        assert without_room([reward_part], pods["rewards"][: fewest["rewards"]]) == {}
+    assert fewest["learner"] == len(pods["learner"])
+
+
+def test_reward_actors_that_reserve_cpus_get_pods_with_the_memory_of_their_workers() -> None:
+    own = ("rewards.actors=3", "rewards.max_actors=20", "rewards.cpus_per_actor=0.5")
+    code, job = generate(*SETTINGS, *own, "rewards.workers.processes=2", "rewards.workers.memory_mib=2048")
+    rewards = groups([code, job])["rewards"]
+    assert (rewards["minReplicas"], rewards["maxReplicas"]) == (1, 3)
+    amounts = rewards["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert amounts == {"cpu": "4", "memory": "36Gi"}  # 8 x (0.5 CPU, 2 x 2 GiB + 0.25 GiB), and 2 GiB for Ray
+    assert "rewards.node_group='rewards'" in shlex.split(job["spec"]["entrypoint"])
+    check_pod(rewards["template"])
+    assert "rewards" not in groups(generate(*SETTINGS))
+
+
+def test_runs_of_the_same_code_have_objects_of_their_own() -> None:
+    names = [
+        (code["metadata"]["name"], job["metadata"]["name"])
+        for code, job in (
+            generate(*SETTINGS, *more)
+            for more in (
+                ("run.name=mine",),
+                ("run.name=mine", "loop.steps=7"),
+                ("run.name=Mine",),
+                (f"run.name={'m' * 40}1",),
+                (f"run.name={'m' * 40}2",),
+            )
+        )
+    ]
+    assert len({code for code, _ in names}) == 5
+    assert names[0][1] == names[1][1] == "fleming-mine" and len({job for _, job in names}) == 4
+    again = generate(*SETTINGS, "run.name=mine")[0]["metadata"]["name"]
+    assert again == names[0][0], "the same run again has the same name"
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name) for pair in names for name in pair)
+    assert max(len(job) for _, job in names) <= 40
 
 
 def test_storage_that_pods_do_not_share_is_refused(tmp_path: Path) -> None:

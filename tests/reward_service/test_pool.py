@@ -6,15 +6,18 @@ import asyncio
 import pickle
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data.errors import ConfigError, SetupError
+from data.places import GROUP_SHARE
 from data.records import Group, ScoredGroup
 from data.wire import Scorer
+from reward_service import pool as pool_module
 from reward_service.config import RewardConfig, WorkerConfig
-from reward_service.pool import GroupFailure, RewardPool, RewardWorker, VerificationFailed
+from reward_service.pool import GroupFailure, RayBackend, RewardPool, RewardWorker, VerificationFailed
 from reward_service.reward import score_group
 from tests.aio import aio
 from tests.data.examples import group
@@ -257,3 +260,20 @@ async def test_a_start_waits_for_every_actor_and_says_what_the_user_can_mend() -
     assert up == [0, 1]
     with pytest.raises(SetupError, match="other code"):
         await RewardPool(config(), backend).start()
+
+
+def test_what_a_reward_actor_asks_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Actor:
+        @staticmethod
+        def options(**options: Any) -> Any:
+            asked.append(options)
+            return SimpleNamespace(remote=lambda _: "handle")
+
+    monkeypatch.setattr(pool_module, "RewardActor", Actor)
+    assert RayBackend(config()).start() == "handle"
+    assert RayBackend(config(cpus_per_actor=0.5, node_group="rewards"), "mine/reward").start() == "handle"
+    plain, marked = asked
+    assert (plain["num_cpus"], plain["resources"]) == (0, {})
+    assert (marked["num_cpus"], marked["resources"], marked["name"]) == (0.5, {"rewards": GROUP_SHARE}, "mine/reward-0")
