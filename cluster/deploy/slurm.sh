@@ -5,6 +5,7 @@
 #
 # Start it in the checkout, on storage that all nodes see, with .venv in it (`make setup PROFILE=gpu`) or VENV naming
 # another. The first LEARNER_NODES nodes (1) carry the learner, the others the engines; with a single node both share it.
+# HEAD_IP is the IPv4 address at which the other nodes reach the first, where the script does not find the right one.
 #SBATCH --job-name=fleming
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
@@ -37,7 +38,31 @@ unset RAY_ADDRESS RAY_API_SERVER_ADDRESS PYTHONPATH
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${nodes[0]}"
-head_ip="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')"
+
+# own_address PEER: the IPv4 address of this node at which PEER reaches it, which is the one that packets to PEER carry;
+# without a way to PEER the first that is not of the loopback. A node's own name leads to 127.0.1.1 on Debian, and to
+# several addresses elsewhere.
+own_address() {
+    local peer found=""
+    peer="$(getent ahostsv4 "$1" | awk 'NR == 1 {print $1}')" || true
+    if [ -n "$peer" ]; then
+        found="$(ip -4 route get "$peer" | awk '{for (i = 1; i < NF; i++) if ($i == "src") print $(i + 1)}')" || true
+    fi
+    case "$found" in
+        "" | 127.*) hostname -I | tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127[.]/ && !seen++' ;;
+        *) echo "$found" ;;
+    esac
+}
+
+head_ip="${HEAD_IP:-}"
+if [ -z "$head_ip" ]; then
+    peer="${nodes[1]:-${SLURM_SUBMIT_HOST:-$head}}"
+    head_ip="$(srun --nodes=1 --ntasks=1 --nodelist="$head" bash -c "$(declare -f own_address); own_address '$peer'")" || true
+fi
+if [ -z "$head_ip" ]; then
+    echo "error: no IPv4 address of $head found. Remedy: set HEAD_IP to the one at which the other nodes reach it" >&2
+    exit 1
+fi
 groups=()
 if [ "${#nodes[@]}" -gt "$learner_nodes" ]; then
     groups=(--set rollouts.node_group=engines --set learner.node_group=learner)

@@ -31,7 +31,14 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "bin").mkdir()
     tools = {
         "scontrol": 'printf "node-a\\nnode-b\\nnode-c\\n" | head -n "$NODES"',
-        "srun": 'case "$*" in *hostname*) echo 10.0.0.1;; *) echo "srun $*" >>"$LOG"; exec sleep 60;; esac',
+        "srun": """case "$*" in
+            *--overlap*) echo "srun $*" >>"$LOG"; exec sleep 60;;
+            *) while [ "${1#--}" != "$1" ]; do shift; done; exec "$@";;
+        esac""",
+        "getent": 'case "$2" in node-b) echo "10.0.0.2 STREAM $2";; login) echo "127.0.1.1 STREAM $2";; *) exit 2;; esac',
+        "ip": '[ -z "$NO_IP" ] || exit 127; case "$*" in *127.*) echo "local $4 dev lo src 127.0.0.1 uid 0";; '
+        '*) printf "%s dev ib0 src 10.0.0.1 uid 0 \\n    cache \\n" "$4";; esac',
+        "hostname": 'case "$*" in -I) echo "$ADDRESSES";; *) echo 127.0.1.1;; esac',
         "python": """case "$*" in
             *secrets*) echo token;;
             *submit*) sleep 1; echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN python $*" >>"$LOG"; exit 7;;
@@ -47,6 +54,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "LOG": str(tmp_path / "log"),
         "VENV": str(tmp_path),
         "NODES": "3",
+        "ADDRESSES": "172.17.0.1 10.0.0.1 fe80::1",
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_CPUS_ON_NODE": "32",
         "SLURM_GPUS_ON_NODE": "8",
@@ -89,3 +97,32 @@ def test_one_node_is_shared_by_both_halves(slurm: dict[str, str]) -> None:
 def test_a_forgotten_recipe_is_said(slurm: dict[str, str]) -> None:
     code, calls, errors = script(slurm)
     assert code == 2 and "error: no recipe. Remedy: sbatch" in errors and calls == []
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, "10.0.0.1"),  # the address of the way to the second node, not the first of several
+        ({"NO_IP": "1", "ADDRESSES": "127.0.1.1 fe80::1 10.0.0.9 10.0.0.1"}, "10.0.0.9"),
+        ({"NODES": "1", "SLURM_SUBMIT_HOST": "node-b"}, "10.0.0.1"),
+        (
+            {"NODES": "1", "SLURM_SUBMIT_HOST": "login", "ADDRESSES": "10.0.0.7"},
+            "10.0.0.7",
+        ),  # as Debian resolves itself
+        ({"HEAD_IP": "10.9.9.9"}, "10.9.9.9"),
+    ],
+)
+def test_the_head_listens_where_the_other_nodes_reach_it(
+    slurm: dict[str, str], given: dict[str, str], address: str
+) -> None:
+    code, calls, errors = script(slurm | given, "recipes/mine.yaml")
+    assert code == 7, errors
+    (head,) = (call for call in calls if "--head" in call)
+    assert f"--node-ip-address={address} " in head
+    assert all(f"--address={address}:6379" in call for call in calls if call.startswith("srun") and call != head)
+
+
+def test_a_head_without_an_address_is_said(slurm: dict[str, str]) -> None:
+    given = {"NO_IP": "1", "ADDRESSES": "127.0.1.1 fe80::1"}
+    code, calls, errors = script(slurm | given, "recipes/mine.yaml")
+    assert code == 1 and "error: no IPv4 address of node-a found. Remedy: set HEAD_IP" in errors and calls == []
