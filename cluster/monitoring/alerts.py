@@ -76,6 +76,18 @@ ALERTS = (
         rests={"loop/phase/rollout": "1x60", "rollout/generated_tokens/rollout-0": "0+500x60"},
     ),
     Alert(
+        name="FlemingEnginesSilent",
+        severity="critical",
+        # Its own rule: a rate of no series is no series, and never equal to 0.
+        expr=f"({_q('loop/phase/rollout')} == 1) unless on (run) "
+        f"(sum by (run) (count_over_time({_series('rollout/generated_tokens')}[10m])))",
+        lasting="5m",
+        summary="run {{ $labels.run }} waits for rollouts and no engine has reported anything for 10 minutes",
+        remedy="the rollout actors are gone or hang: look at their logs and at `ray status`; resume the run",
+        fires={"loop/phase/rollout": "1x60", "rollout/generated_tokens/rollout-0": "0+500x5 _x60"},
+        rests={"loop/phase/rollout": "1x60", "rollout/generated_tokens/rollout-0": "500x60"},
+    ),
+    Alert(
         name="FlemingLearnerHalfStalled",
         severity="critical",
         expr=f"({_q('loop/phase/learn')} == 1) and on (run) "

@@ -121,9 +121,8 @@ class Pulse:
     async def figures(self) -> dict[str, float]:
         """Every live metric that can be had now."""
         found = {**self._bounds, **self._state.figures(), "loop/attempt": float(self._store.attempt)}
-        if "@" not in self._store.storage.uri:  # where a URI may carry a secret key
-            found[f"loop/info/{self._store.storage.uri}"] = 1.0
         storage = self._store.storage
+        found[f"loop/info/{storage.uri}"] = 1.0  # no secret in it: a recipe with one is refused
         if storage.is_local:
             with contextlib.suppress(OSError):
                 found["storage/free_bytes"] = float(shutil.disk_usage(_existing(storage.root)).free)
