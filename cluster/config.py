@@ -212,7 +212,7 @@ def validate(model: type[M], document: dict[str, Any], *, origin: str) -> M:
     Raises:
         ConfigError: everything that is wrong with them, in one line; credentials alone, before a line can show them.
     """
-    _refuse_credentials_in(document)
+    refuse_credentials_in(document)
     try:
         # Through JSON, because strict mode takes YAML's lists for tuples only there.
         return model.model_validate_json(json.dumps(document, default=str))
@@ -267,16 +267,16 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _refuse_credentials_in(value: object, key: str = "") -> None:
-    """Look into what a file holds, whatever it is."""
+def refuse_credentials_in(value: object, key: str = "") -> None:
+    """Refuse URIs with credentials anywhere in what a file or overrides hold. Raises `ConfigError`."""
     if isinstance(value, str):
         refuse_credentials(key, value)
     elif isinstance(value, dict):
         for name, inner in value.items():
-            _refuse_credentials_in(inner, f"{key}.{name}".lstrip("."))
+            refuse_credentials_in(inner, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         for inner in value:
-            _refuse_credentials_in(inner, key)
+            refuse_credentials_in(inner, key)
 
 
 def _explain(item: Any, root: type[BaseModel]) -> tuple[str, str]:

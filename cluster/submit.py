@@ -166,9 +166,12 @@ def stop(job_id: JobArgument, address: AddressOption = DEFAULT_ADDRESS) -> None:
 
 def _settings(overrides: list[str] | None) -> list[str]:
     """Overrides as words of a command that others may read."""
+    from cluster.config import apply_override, refuse_credentials_in
+
+    document: dict[str, Any] = {}
     for override in overrides or []:
-        key, _, value = override.partition("=")
-        refuse_credentials(f"--set {key}", value)
+        apply_override(document, override)
+    refuse_credentials_in(document)
     return [part for override in overrides or [] for part in ("--set", override)]
 
 

@@ -83,11 +83,6 @@ class Storage:
         with storage_errors(self.path(key), "read", setting=self.setting):
             return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
-    def size(self, key: str) -> int:
-        """Bytes of a file; 0 when it is not there."""
-        with storage_errors(self.path(key), "read", setting=self.setting):
-            return int(self.fs.get_file_info(self.path(key)).size or 0)
-
     def read(self, key: str) -> bytes:
         """The content of a file.
 

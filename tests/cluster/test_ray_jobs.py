@@ -210,6 +210,7 @@ def test_refusals_in_plain_words(
         ["resume", "s3://KEY:hush@bucket/runs/mine", "--address", "http://head:8265"],
         ["resume", "s3://KEY:hush@bucket/runs/mine"],
         ["resume", "s3://b/runs/mine", "--address", "h", "--set", "run.storage=s3://KEY:hush@bucket/runs"],
+        ["resume", "/r/mine", "--address", "h", "--set", "rewards.judge={url: 'http://me:hush@j/v1', model: m}"],
         ["submit", RECIPE, "--set", "run.storage=s3://KEY:hush@bucket/runs"],
     ],
 )
