@@ -124,7 +124,7 @@ def _memory(recipe: Recipe, shape: ModelShape, sizing: Sizing, *, gpu: float, ho
         )
     yield (
         f"Weights travel in buckets of {sizing.sync_bucket / MIB:,.0f} MiB at most (learner.sync_bucket_mib, or the "
-        f"largest tensor); the object store holds one copy, {_gib(sizing.object_store)}"
+        f"largest tensor); the object store holds one update, {_gib(sizing.object_store)}"
     )
     if gpu:
         yield f"One GPU has {_gib(gpu)}; a rank and each GPU of an engine take one each"

@@ -9,7 +9,8 @@ peak is the larger of two moments:
     update     the same without activations and logits, and the temporaries of AdamW, 12n/R
 plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
-In host memory come the copies of a weight update: of rank 0 two that it hands out, of an engine two while it loads.
+In host memory come the copies of a weight update: of rank 0 two that it hands out (n numbers each where the adapter
+travels alone), of an engine two while it loads (with an adapter the base's files, mapped, and the sums).
 
 The constants come from CPU runs and hold there within 20 % (tests/soak/test_sizing.py). The arithmetic for GPUs is the
 same and has not been compared with one.
@@ -124,8 +125,8 @@ def estimate(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: floa
         learner=learner_need(recipe, shape, wide, on_gpu=learner_on_gpu),
         engine=engine,
         kv_tokens=kv_tokens,
-        sync_bucket=max(recipe.learner.sync_bucket_mib * MIB, wide * shape.largest_tensor),
-        object_store=wide * shape.parameters,
+        sync_bucket=max(recipe.learner.sync_bucket_mib * MIB, wide * _largest_sent(recipe, shape)),
+        object_store=wide * sent_parameters(recipe, shape),
     )
 
 
@@ -174,8 +175,14 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
         ),
     )
     if not on_gpu:
-        sync = Part(name="weights handed out", bytes=2 * wide * shape.parameters, formula=f"2 x {wide} N", knob=FIXED)
-        always += (sync,)
+        always += (
+            Part(
+                name="weights handed out",
+                bytes=2 * wide * sent_parameters(recipe, shape),
+                formula=f"2 x {wide} {'n' if learner.sends_adapter else 'N'}",
+                knob=FIXED if learner.lora is None or learner.sends_adapter else "learner.lora.sync",
+            ),
+        )
     if recipe.grpo.kl.coefficient and learner.lora is None:
         copy = 0.0 if recipe.grpo.kl.offload else wide * share
         knob = "grpo.kl.offload" if on_gpu else "grpo.kl.coefficient"
@@ -207,6 +214,19 @@ def trained_parameters(recipe: Recipe, shape: ModelShape) -> float:
     }
     named = ends if lora.targets == ("all-linear",) else lora.targets
     return float(lora.rank * shape.layers * sum(ends.get(name, 0) for name in named))
+
+
+def sent_parameters(recipe: Recipe, shape: ModelShape) -> float:
+    """Numbers of a weight update: n where only the adapter travels, else N."""
+    return trained_parameters(recipe, shape) if recipe.learner.sends_adapter else float(shape.parameters)
+
+
+def _largest_sent(recipe: Recipe, shape: ModelShape) -> int:
+    """Elements of the largest tensor of an update."""
+    lora = recipe.learner.lora
+    if lora is None or not recipe.learner.sends_adapter:
+        return shape.largest_tensor
+    return lora.rank * max(shape.hidden, shape.query_width, shape.feed_forward)
 
 
 def backward_parts(recipe: Recipe, shape: ModelShape, wide: int) -> tuple[Part, ...]:

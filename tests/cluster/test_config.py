@@ -76,6 +76,17 @@ def test_credentials_in_a_recipe_are_refused_and_not_repeated(key: str, uri: str
     assert said.startswith(key) and shown in said and "AWS_ACCESS_KEY_ID" in said and "hush" not in said
 
 
+def test_an_adapter_travels_over_the_object_store_only() -> None:
+    settings = ["learner.lora={sync: adapter}", "rollouts.weight_transfer=nccl"]
+    assert load_recipe(QUICKSTART, settings[:1]).learner.sends_adapter
+    assert not load_recipe(QUICKSTART, ["learner.lora={}", settings[1]]).learner.sends_adapter
+    with pytest.raises(
+        ConfigError, match=r"learner\.lora\.sync is adapter, but rollouts\.weight_transfer=nccl"
+    ) as caught:
+        load_recipe(QUICKSTART, settings)
+    assert "learner.lora.sync=merged" in str(caught.value)
+
+
 def test_overrides_reach_nested_keys_and_read_yaml_values() -> None:
     recipe = load_recipe(
         QUICKSTART, ["loop.steps=3", "grpo.optimizer.learning_rate=2e-4", "grpo.optimizer.betas=[0.9, 0.99]"]

@@ -22,7 +22,7 @@ from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, parse_
 from cluster.model_shape import parse_config, shape_of
 from cluster.plan import check_gpus
 from cluster.run_store import RunStore
-from cluster.sizing import GIB, estimate, misfits
+from cluster.sizing import GIB, Sizing, estimate, misfits
 from cluster.step_time import Rates, measured_rates, step_seconds
 from data.errors import ConfigError
 from data.storage import Storage
@@ -144,6 +144,25 @@ def test_an_adapter_and_a_reference_change_the_rank() -> None:
     copied = parts(grpo={"kl": {"coefficient": 0.1}})
     assert copied["reference"] == full["weights"]
     assert parts(grpo={"kl": {"coefficient": 0.1, "offload": True}})["reference"] == 0.0
+
+
+def test_an_adapter_sync_needs_room_for_a_and_b_only() -> None:
+    shape = parse_config(QWEN2_7B, "test")
+
+    def sizing(**lora: Any) -> Sizing:
+        return estimate(recipe(learner={"lora": lora, "sync_bucket_mib": 1}), shape, on_gpu=False)
+
+    whole, alone = sizing(rank=16), sizing(rank=16, sync="adapter")
+    ends = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)  # q, o; k, v; gate, up, down
+    assert alone.object_store == 4 * 16 * 28 * ends
+    assert whole.object_store == 4 * shape.parameters > 180 * alone.object_store
+    assert alone.sync_bucket == 4 * 16 * 18944 and whole.sync_bucket == 4 * shape.largest_tensor
+    sent = [next(part for part in each.learner.always if part.name == "weights handed out") for each in (whole, alone)]
+    assert [(part.bytes, part.knob) for part in sent] == [
+        (2 * whole.object_store, "learner.lora.sync"),
+        (2 * alone.object_store, "fixed"),
+    ]
+    assert alone.engine == whole.engine  # the base from its files and the sums, instead of buckets and weights
 
 
 def test_an_engine_that_is_too_large_or_has_no_room_for_a_sequence() -> None:

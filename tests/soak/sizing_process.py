@@ -59,19 +59,19 @@ def rank_peak(model_dir: str, recipe: Recipe) -> float:
     import torch.distributed as dist
 
     from learner.grpo_loop import Stopwatch, train_on
-    from learner.lora import named_weights
     from learner.policy import ZeroPolicy
-    from learner.weight_sending import gather_buckets
+    from tests.tiny_model import published
 
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
         policy = ZeroPolicy(model_dir, recipe.learner, recipe.grpo.optimizer, total_optimizer_steps=STEPS)
         shard = TrainShard(micro_batches=(full_micro_batch(recipe),))
         handed_out: list[Any] = []
+        base = model_dir if recipe.learner.sends_adapter else ""
         for _ in range(STEPS):
             train_on(policy, shard, recipe.grpo, Stopwatch())
             # As `WeightPublisher`: the newest update lies in the store, and that of the step before is still mapped.
-            newest = list(gather_buckets(named_weights(policy.module), int(recipe.learner.sync_bucket_mib * 2**20)))
+            newest = published(policy.module, 1, base=base, bucket_bytes=int(recipe.learner.sync_bucket_mib * 2**20))
             handed_out = [*handed_out[-1:], newest]
     return read_status(os.getpid())["VmHWM"] / 2**20
 
@@ -83,7 +83,7 @@ async def worker_peak(model_dir: str, recipe: Recipe) -> float:
     from transformers import AutoModelForCausalLM
 
     from actors.engine import RolloutEngine
-    from tests.tiny_model import update_of
+    from tests.tiny_model import learnt_adapter, published
 
     rollouts = recipe.rollouts
     engine = RolloutEngine(rollouts, model_dir, seed=0, max_model_len=recipe.max_model_tokens)
@@ -100,14 +100,17 @@ async def worker_peak(model_dir: str, recipe: Recipe) -> float:
         )
         for index in range(rollouts.max_concurrent_requests)
     ]
-    learnt = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, rollouts.dtype))
+    learnt, base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, rollouts.dtype)), ""
+    if recipe.learner.lora is not None:
+        learnt = learnt_adapter(learnt, recipe.learner.lora, seed=0)
+        base = model_dir if recipe.learner.sends_adapter else ""
 
     async def fetch(bucket: WeightBucket) -> np.ndarray:
         return cast(np.ndarray, bucket.ref)
 
     for version in range(1, STEPS + 1):
         await asyncio.gather(*(engine.generate(request) for request in requests))
-        await engine.apply_update(update_of(learnt, version, bucket_bytes=256 << 20), fetch)
+        await engine.apply_update(published(learnt, version, base=base, bucket_bytes=256 << 20), fetch)
     children = psutil.Process().children(recursive=True)
     peaks = [read_status(child.pid)["VmHWM"] for child in children if role_of(" ".join(child.cmdline())) == "engine"]
     await engine.shutdown()

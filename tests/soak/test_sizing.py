@@ -32,10 +32,12 @@ RANKS = [
     (SMOLLM2, ("learner.dtype=float32", "learner.max_tokens_per_micro_batch=1024")),
     (SMOLLM2, ("learner.dtype=float32", "learner.max_tokens_per_micro_batch=3072", "warm_up.batch_size=32")),
     (SMOLLM2, ("learner.dtype=bfloat16", "learner.activation_checkpointing=true")),
+    (SMOLLM2, ("learner.dtype=bfloat16", "learner.lora={sync: adapter}")),
     (QUICKSTART, ("learner.dtype=float32",)),
 ]
 ENGINES = [
     (SMOLLM2, ("rollouts.dtype=bfloat16",)),
+    (SMOLLM2, ("rollouts.dtype=bfloat16", "learner.lora={sync: adapter}")),
     (SMOLLM2, ("rollouts.dtype=float32", "rollouts.kv_cache_gib=0.5")),
     (QUICKSTART, ("rollouts.dtype=float32",)),
 ]
