@@ -51,6 +51,7 @@ def train(job: RankJob, rank: int) -> None:
     from learner.process import prepare_process
     from learner.reference import reference_of
     from learner.weight_sending import gather_buckets
+    from tests.tiny_model import published
 
     world = len(job.shards)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -74,6 +75,8 @@ def train(job: RankJob, rank: int) -> None:
         more["logprobs"] = policy.logprobs(shard.micro_batches[0])
         more["reference"] = reference(shard.micro_batches[0]) if reference else None
     buckets = list(gather_buckets(named_weights(policy.module), 40_000, keep=rank == 0))
+    if job.learner.sends_adapter:
+        more["adapter"] = published(policy.module, 1, base=job.model_dir)
     if job.resume:
         more |= resumed(job, policy, reference, rank)
     if rank == 0:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from data.wire import TrainSequence, TrainShard
+from data.low_rank import merged_weights
+from data.wire import TrainSequence, TrainShard, WeightUpdate
 from learner.batching import plan_shards
 from learner.config import GrpoConfig, KlConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from learner.loss import LossStats, grpo_loss
@@ -267,18 +268,25 @@ def assert_resumed(result: dict[str, Any]) -> None:
     assert not all(torch.equal(one[name], weight) for name, weight in unpacked(result["buckets"]).items())
 
 
-def test_an_adapter_learns_and_travels_merged(tmp_path: Path, model_dir: str) -> None:
+def test_an_adapter_learns_and_travels_merged_or_alone(tmp_path: Path, model_dir: str) -> None:
     """LoRA on two ranks: the base stays, merged weights are the policy, the base is the reference, a resume goes on."""
     from transformers import AutoModelForCausalLM
 
     grpo = GrpoConfig(optimizer=OptimizerConfig(learning_rate=1e-2), kl=KlConfig(coefficient=0.1), epochs_per_batch=2)
-    learner = LEARNER.model_copy(update={"lora": LoraConfig(rank=4, alpha=8.0), "activation_checkpointing": True})
+    learner = LEARNER.model_copy(
+        update={"lora": LoraConfig(rank=4, alpha=8.0, sync="adapter"), "activation_checkpointing": True}
+    )
     shards = plan_shards(SEQUENCES, ranks=2, max_tokens_per_micro_batch=40)
     result = trained(tmp_path, model_dir, shards, grpo=grpo, learner=learner, resume=True)
     base = AutoModelForCausalLM.from_pretrained(model_dir)
     before = {name: p.detach().clone() for name, p in base.named_parameters()}
     merged = unpacked(result["buckets"])
     assert merged.keys() == before.keys()
+    alone: WeightUpdate = result["adapter"]
+    assert alone.low_rank is not None
+    factors = unpacked([(bucket.slots, bucket.ref) for bucket in alone.buckets])
+    summed = merged_weights(model_dir, factors, scaling=alone.low_rank.scaling, device=torch.device("cpu"))
+    assert all(torch.equal(weight, merged[name]) for name, weight in summed)
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
     assert changed == {name for name in before if "_proj.weight" in name}
 
