@@ -208,11 +208,8 @@ class Halves:
 
 
 @asynccontextmanager
-async def halves(workload: Workload, lora: Any = None) -> AsyncIterator[Halves]:
-    """One rollout actor and one learner rank with a mailbox between, as `fleming run` wires them; Ray must be up.
-
-    ``lora``: a `LoraConfig`; None trains all weights.
-    """
+async def halves(workload: Workload) -> AsyncIterator[Halves]:
+    """One rollout actor and one learner rank with a mailbox between, as `fleming run` wires them; Ray must be up."""
     import ray
 
     from actors.config import RolloutConfig
@@ -242,7 +239,7 @@ async def halves(workload: Workload, lora: Any = None) -> AsyncIterator[Halves]:
     handles = create_rollout_actors(rollouts, workload.model_dir, seed=0, max_model_len=1024)
     pool = RolloutPool(handles, lambda question: prompts[question.id], 0, rollouts)
     mailbox = MailboxActor.remote(RestorePoint(step=0, checkpoint=None))
-    learner = one_rank(workload).model_copy(update={"lora": lora})
+    learner = one_rank(workload)
     job = GrpoJob(
         run_name="bench",
         storage=workload.scratch,
