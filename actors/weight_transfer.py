@@ -199,7 +199,9 @@ class ObjectStoreTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, Object
 
         if self._adapter is not None:
             adapter, self._adapter = self._adapter, None
-            weights = merged_weights(adapter.base, adapter.factors, scaling=adapter.scaling, device=self.device)
+            weights = merged_weights(
+                adapter.base, adapter.factors, scaling=adapter.scaling, device=torch.device(self.device)
+            )
             self.model.load_weights(weights)
         finalize_layerwise_reload(self.model, self.model_config)
         repack_output_layers(self.model)
