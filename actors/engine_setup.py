@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TIED_HEAD = "lm_head.weight"
 _GIB = 1 << 30
 _CPU_BATCHED_TOKENS = 8192
+IN_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""vLLM's executor whose worker is part of the engine's own process. Named in full: "uni" vLLM replaces on the CPU,
+because it could not set the OpenMP environment of a process that runs already; `engine_environment` does so before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +185,9 @@ def engine_args(
         max_model_len=max_model_len,
         max_num_seqs=config.max_concurrent_requests,
         tensor_parallel_size=config.tensor_parallel,
-        # Without this vLLM inside a Ray actor may pick its Ray executor, whose workers no owner watches.
-        distributed_executor_backend="mp" if on_cpu or config.tensor_parallel > 1 else None,
+        # Never left to vLLM: inside a Ray actor it may pick its Ray executor, whose workers no owner watches. A single
+        # worker needs no process of its own: on the CPU the engine would wait for it spinning, on the cores it needs.
+        distributed_executor_backend="mp" if config.tensor_parallel > 1 else IN_PROCESS,
         enable_prefix_caching=True,
         generation_config="vllm",
         logprobs_mode="processed_logprobs",
@@ -210,7 +214,11 @@ def engine_environment(config: RolloutConfig, log_dir: Path, cores: Sequence[int
     logging_file.write_text(json.dumps(_logging_config(str(log_dir / "vllm.log"))))
     changes: dict[str, str | None] = {
         "OMP_NUM_THREADS": str(cpu_threads(config)),
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)) or "nobind",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)) or "nobind",  # of worker processes
+        "GOMP_CPU_AFFINITY": " ".join(map(str, cores)) or None,  # of the engine's own process
+        # oneDNN keeps a kernel per shape that it has met, 1,024 by default; batches of all sizes make a worker grow for
+        # hundreds of steps.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
         "VLLM_CPU_KVCACHE_SPACE": None,
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",

@@ -5,8 +5,8 @@
     python bench/step.py --parts learner,matmul       only these parts
 
 Every part runs in a process tree of its own; this process watches its memory (PSS: a page that processes share counts
-once). The first step of a part warms up and is not counted; of the others the median stands. Needs an otherwise idle
-machine.
+once) in its last step, which is not timed: looking at memory slows down what is looked at. The first step warms up; of
+those between, the median stands. Prompts are those of `recipes/smollm2-135m.yaml`. Needs an otherwise idle machine.
 
     matmul    what the machine's matrix products reach: the yardstick of `learner`
     plain     vllm.LLM.generate, with the settings of our engines; with seeds and log-probabilities, and without
@@ -34,22 +34,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 from step_learner import learner
-from step_parts import Workload, matmul, ours, plain, prepare, trl
+from step_parts import Workload, matmul, ours, plain, prepare, trl, watch_file
 
 PARTS = {"matmul": matmul, "plain": plain, "ours": ours, "trl": trl, "learner": learner}
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the PSS of a process tree; `peak` answers for any span of wall-clock time."""
+    """Samples the PSS of a process tree while ``switch`` exists; `peak` answers for any span of wall-clock time."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, switch: Path) -> None:
         super().__init__(daemon=True)
         self._root = psutil.Process(pid)
+        self._switch = switch
         self._samples: list[tuple[float, int]] = []
         self._done = threading.Event()
 
     def run(self) -> None:
         while not self._done.wait(0.25):
+            if not self._switch.exists():
+                continue
             total = 0
             try:
                 for process in [self._root, *self._root.children(recursive=True)]:
@@ -62,9 +65,10 @@ class MemoryWatch(threading.Thread):
         self._done.set()
         self.join()
 
-    def peak(self, spans: list[tuple[float, float, float]]) -> float:
-        """MiB; the highest sample inside any of ``spans`` (half a second around them counts)."""
-        inside = [m for at, m in self._samples if any(start - 0.3 <= at <= end + 0.3 for start, end, _ in spans)]
+    def peak(self, span: tuple[float, float, float]) -> float:
+        """MiB; the highest sample inside ``span`` (half a second around it counts)."""
+        start, end, _ = span
+        inside = [m for at, m in self._samples if start - 0.5 <= at <= end + 0.5]
         return max(inside, default=0) / 2**20
 
 
@@ -81,9 +85,11 @@ def _pss(pid: int) -> int:
 def run_part(name: str, workload: Path) -> dict[str, Any]:
     """Run one part in its own process tree and add ``peak_mib`` to each of its phases."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", name, str(workload)]
+    switch = watch_file(str(workload.parent))
+    switch.unlink(missing_ok=True)
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        watch = MemoryWatch(child.pid)
+        watch = MemoryWatch(child.pid, switch)
         watch.start()
         output, _ = child.communicate()
         watch.stop()
@@ -92,9 +98,10 @@ def run_part(name: str, workload: Path) -> dict[str, Any]:
     # Ray and vLLM may still print when the part is over.
     result: dict[str, Any] = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
     for phase in result.get("phases", {}).values():
-        phase["seconds"] = statistics.median(end - start for start, end, _ in phase["spans"][1:])
-        phase["cpu_s"] = statistics.median(cpu for _, _, cpu in phase["spans"][1:])
-        phase["peak_mib"] = watch.peak(phase.pop("spans"))
+        *timed, watched = phase.pop("spans")[1:]
+        phase["seconds"] = statistics.median(end - start for start, end, _ in timed)
+        phase["cpu_s"] = statistics.median(cpu for _, _, cpu in timed)
+        phase["peak_mib"] = watch.peak(watched)
     return result
 
 
@@ -150,7 +157,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8, help="completions per prompt")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
-    parser.add_argument("--steps", type=int, default=4, help="per part; the first warms up")
+    parser.add_argument("--steps", type=int, default=5, help="per part: first a warm-up, last one to watch memory in")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path, help="append the result as a JSON line")

@@ -6,7 +6,7 @@ import os
 import random
 from typing import Any
 
-from step_parts import Phases, Workload, one_rank, prompt_ids
+from step_parts import Phases, Workload, one_rank, prompt_ids, steps
 
 
 def learner(workload: Workload) -> dict[str, Any]:
@@ -15,11 +15,12 @@ def learner(workload: Workload) -> dict[str, Any]:
 
     from learner.process import prepare_process
 
-    config = one_rank(workload)
+    rows = _ragged(workload)
+    quarter = sum(row.length for row in rows) // 4
+    config = one_rank(workload).model_copy(update={"max_tokens_per_micro_batch": quarter})
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     prepare_process(config)
     dist.init_process_group("gloo", init_method=f"file://{workload.scratch}/store", rank=0, world_size=1)
-    rows = _ragged(workload)
     phases = Phases()
     flops, shares = _packed(workload, config, rows, phases)
     _padded(workload, rows, phases)
@@ -62,7 +63,7 @@ def _packed(workload: Workload, config: Any, rows: list[Any], phases: Phases) ->
     grpo = GrpoConfig()
     policy = ZeroPolicy(workload.model_dir, config, grpo.optimizer, total_optimizer_steps=workload.steps)
     (shard,) = plan_shards(rows, ranks=1, max_tokens_per_micro_batch=config.max_tokens_per_micro_batch)
-    for _ in range(workload.steps):
+    for _ in steps(workload):
         with phases.time("packed"):
             train_on(policy, shard, grpo, Stopwatch())
     batches = [collate(micro_batch) for micro_batch in shard.micro_batches]
@@ -101,7 +102,7 @@ def _padded(workload: Workload, rows: list[Any], phases: Phases) -> None:
     grpo = GrpoConfig()
     # As they come: sorting by length would spare padding, and a trainer whose rows arrive in groups does not sort.
     size = workload.micro_batch_rows
-    for _ in range(workload.steps):
+    for _ in steps(workload):
         with phases.time("padded"):
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]

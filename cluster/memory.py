@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROLES = ("driver", "learner", "engine", "rollout", "reward", "ray")
-"""learner: ZeRO-3 ranks; engine: vLLM's workers, which hold weights and KV cache; rollout: the actors and vLLM's
-schedulers before them; ray: everything else of Ray."""
+"""learner: ZeRO-3 ranks; engine: vLLM's processes, which hold weights and KV cache; rollout: the actors before them;
+ray: everything else of Ray."""
 
 _MARKS = (
     ("ray::RayTrainWorker", "learner"),
-    ("VLLM::Worker", "engine"),
-    ("VLLM::", "rollout"),
+    ("VLLM::", "engine"),
     ("ray::RolloutActor", "rollout"),
     ("ray::RewardActor", "reward"),
 )

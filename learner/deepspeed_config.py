@@ -81,6 +81,8 @@ def deepspeed_config(learner: LearnerConfig, optimizer: OptimizerConfig) -> dict
                 "weight_decay": optimizer.weight_decay,
                 # torch's AdamW needs no compiler; the optimiser of ZeRO-Offload is DeepSpeed's own and does.
                 "torch_adam": not learner.offload_optimizer,
+                # One pass over the state, without temporaries of the size of the shard.
+                **({} if learner.offload_optimizer else {"fused": True}),
             },
         },
         "bf16": {"enabled": learner.dtype == "bfloat16"},

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from vllm.utils.import_utils import resolve_obj_by_qualname
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.config import RolloutConfig
 from actors.engine_setup import (
@@ -158,6 +160,9 @@ def test_engine_arguments_keep_sampling_honest_and_remote_code_out(model_dir: st
     assert args.trust_remote_code is False and args.load_format == "safetensors"
     assert args.kv_cache_memory_bytes == 2**28 and args.dtype == "float32" and args.enforce_eager
     assert args.weight_transfer_config.backend == "nccl"
+    assert resolve_obj_by_qualname(str(args.distributed_executor_backend)) is UniProcExecutor
+    wide = engine_args(RolloutConfig(tensor_parallel=2), model_dir, seed=3, max_model_len=64, on_cpu=True)
+    assert wide.distributed_executor_backend == "mp"
     on_gpu = engine_args(RolloutConfig(), model_dir, seed=3, max_model_len=64, on_cpu=False)
     assert on_gpu.gpu_memory_utilization == 0.85 and on_gpu.dtype == "bfloat16"
     assert on_gpu.weight_transfer_config.backend == "fleming_object_store"
@@ -169,11 +174,12 @@ def test_the_environment_is_for_the_children_only(tmp_path: Path, monkeypatch: p
     before = dict(os.environ)
     with engine_environment(RolloutConfig(cpu_threads=3), tmp_path):
         assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-        assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ and os.environ["VLLM_NO_USAGE_STATS"] == "1"
+        assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ and "GOMP_CPU_AFFINITY" not in os.environ
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64" and os.environ["VLLM_NO_USAGE_STATS"] == "1"
         assert json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())["version"] == 1
         assert os.environ["OMP_NUM_THREADS"] == "3"
     with engine_environment(RolloutConfig(cpu_threads=2), tmp_path, (4, 7)):
-        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "4,7"
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "4,7" and os.environ["GOMP_CPU_AFFINITY"] == "4 7"
     assert dict(os.environ) == before
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,3 +161,27 @@ def test_vllms_own_ray_client_finds_its_methods_on_the_actor(monkeypatch: pytest
     client.update_weights({})
     client.finish_weight_update("2")
     assert len(handle.calls) == 5
+
+
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Small blocks with a live one at the end: glibc alone keeps all of the freed ones."""
+    script = """
+import ctypes
+import os
+
+from cluster.memory import read_status
+from actors.weight_transfer import return_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(4096) for _ in range(20_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 4096)
+for block in blocks[:-1]:
+    libc.free(block)
+before = read_status(os.getpid())["RssAnon"]
+return_freed_memory()
+print((before - read_status(os.getpid())["RssAnon"]) >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout.split()[-1]) > 60

@@ -19,7 +19,7 @@ HOLD = "held = b'x' * (200 << 20); del held; print(1, flush=True); input()"
     [
         ("ray::RayTrainWorker.__execute", "learner"),
         ("VLLM::Worker_TP0", "engine"),
-        ("VLLM::EngineCore", "rollout"),
+        ("VLLM::EngineCore", "engine"),
         ("ray::RolloutActor.sample", "rollout"),
         ("ray::RewardActor", "reward"),
         ("raylet --node_ip", "ray"),

@@ -377,7 +377,7 @@ def test_a_pool_of_ray_actors_samples_updates_and_reports_a_dead_actor(cluster: 
         pid = await handles[0].handle.__ray_call__.remote(lambda actor: os.getpid())
         family = psutil.Process(pid).children(recursive=True)
         cores = await handles[0].handle.__ray_call__.remote(lambda actor: actor._engine._claim.cores)
-        (worker,) = (process for process in family if "Worker" in " ".join(process.cmdline()))
+        (worker,) = (process for process in family if "EngineCore" in " ".join(process.cmdline()))
         assert len(cores) == 1 and worker.cpu_affinity() == list(cores)
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
