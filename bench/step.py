@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 from step_learner import learner
-from step_parts import Workload, matmul, ours, plain, prepare, trl, watch_file
+from step_parts import Workload, matmul, ours, plain, prepare, watch_file
+from step_trl import trl
 
 PARTS = {"matmul": matmul, "plain": plain, "ours": ours, "trl": trl, "learner": learner}
 

@@ -200,7 +200,7 @@ def ours(workload: Workload) -> dict[str, Any]:
         ray.shutdown()
 
 
-def one_rank(workload: Workload) -> Any:
+def one_rank(workload: Workload, lora: Any = None) -> Any:
     """A learner of one rank on the CPU, whose micro-batches are a quarter of the packed batch, as the other learners'
     are a quarter of the padded one."""
     from learner.config import LearnerConfig
@@ -213,6 +213,7 @@ def one_rank(workload: Workload) -> Any:
         cpus_per_rank=0.5,
         cpu_threads=workload.threads,
         max_tokens_per_micro_batch=bound,
+        lora=lora,
     )
 
 
@@ -227,7 +228,7 @@ class Halves:
 
 
 @asynccontextmanager
-async def halves(workload: Workload) -> AsyncIterator[Halves]:
+async def halves(workload: Workload, lora: Any = None) -> AsyncIterator[Halves]:
     """One rollout actor and one learner rank with a mailbox between, as `fleming run` wires them; Ray must be up."""
     import ray
 
@@ -258,7 +259,7 @@ async def halves(workload: Workload) -> AsyncIterator[Halves]:
     handles = create_rollout_actors(rollouts, workload.model_dir, seed=0, max_model_len=1024)
     pool = RolloutPool(handles, lambda question: prompts[question.id], 0, rollouts)
     mailbox = MailboxActor.remote(RestorePoint(step=0, checkpoint=None))
-    learner = one_rank(workload)
+    learner = one_rank(workload, lora)
     job = GrpoJob(
         run_name="bench",
         storage=workload.scratch,
@@ -323,82 +324,3 @@ def _train_step(step: int, groups: list[Any], limit: int) -> Any:
     ]
     shards = plan_shards(sequences_of(scored), ranks=1, max_tokens_per_micro_batch=limit)
     return TrainStep(step=step, shards=tuple(ray.put(shard) for shard in shards), publish=True)
-
-
-def trl(workload: Workload) -> dict[str, Any]:
-    """TRL's own loop, with the same batch, optimiser, dtype and micro-batch rows."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOTrainer
-
-    torch.set_num_threads(workload.threads)
-    phases, tokens = Phases(), []
-
-    class Clock(TrainerCallback):
-        start: Moment
-        generated: Moment
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            begin_step(workload, len(phases.get("step", {"spans": []})["spans"]) + 1)
-            self.start = Moment()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            end = Moment()
-            phases.add("step", self.start, end)
-            phases.add("learner", self.generated, end)
-
-    clock = Clock()
-
-    class Trainer(GRPOTrainer):
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            with phases.time("rollout"):
-                output = super()._generate_and_score_completions(inputs)
-            clock.generated = Moment()
-            tokens.append(int(output["completion_mask"].sum()))
-            return output
-
-    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [float(ids[-1] % 2) for ids in completion_ids]
-
-    model = AutoModelForCausalLM.from_pretrained(workload.model_dir, dtype=getattr(torch, workload.dtype))
-    tokenizer = AutoTokenizer.from_pretrained(workload.model_dir)
-    trainer = Trainer(
-        model=model,
-        reward_funcs=reward,
-        args=trl_settings(workload),
-        train_dataset=Dataset.from_dict({"prompt": prompts(workload) * workload.steps}),
-        processing_class=tokenizer,
-        callbacks=[clock],
-    )
-    trainer.train()
-    count = statistics.median(tokens)
-    rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:-1])
-    return {"phases": phases, "tokens": count, "tokens_per_s": rate}
-
-
-def trl_settings(workload: Workload) -> Any:
-    """The paper's advantage and our batch, in TRL's terms."""
-    from trl import GRPOConfig
-
-    return GRPOConfig(
-        output_dir=workload.scratch,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        per_device_train_batch_size=workload.micro_batch_rows,
-        gradient_accumulation_steps=4,
-        num_generations=workload.group,
-        max_completion_length=workload.max_tokens,
-        max_steps=workload.steps,
-        learning_rate=1e-5,
-        beta=0.0,
-        temperature=1.0,
-        top_k=0,
-        loss_type="grpo",
-        scale_rewards="none",
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        seed=0,
-    )

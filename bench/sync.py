@@ -21,13 +21,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import step_parts
-from step_parts import Moment, Workload, prepare
+from step_parts import Moment, Workload, halves, prepare
 
 from learner.config import LoraConfig
 
@@ -35,20 +33,18 @@ from learner.config import LoraConfig
 async def sync(workload: Workload, lora: LoraConfig | None) -> dict[str, list[float]]:
     """Seconds of ``gather`` and ``load``, CPU seconds of both, and the bytes, round by round."""
     figures: dict[str, list[float]] = {"gather": [], "load": [], "cpu": [], "bytes": []}
-    learner = step_parts.one_rank(workload).model_copy(update={"lora": lora})
-    with patch("step_parts.one_rank", lambda workload: learner):
-        async with step_parts.halves(workload) as ours:
-            for version in range(1, workload.steps + 1):
-                before = Moment()
-                start = time.perf_counter()
-                ready = await ours.client.publish(version)
-                gathered = time.perf_counter()
-                await ours.pool.publish(ready.update)
-                figures["gather"].append(gathered - start)
-                figures["load"].append(time.perf_counter() - gathered)
-                figures["cpu"].append(Moment().cpu - before.cpu)
-                figures["bytes"].append(ready.update.nbytes)
-                del ready  # the store keeps one update only
+    async with halves(workload, lora) as ours:
+        for version in range(1, workload.steps + 1):
+            before = Moment()
+            start = time.perf_counter()
+            ready = await ours.client.publish(version)
+            gathered = time.perf_counter()
+            await ours.pool.publish(ready.update)
+            figures["gather"].append(gathered - start)
+            figures["load"].append(time.perf_counter() - gathered)
+            figures["cpu"].append(Moment().cpu - before.cpu)
+            figures["bytes"].append(ready.update.nbytes)
+            del ready  # the store keeps one update only
     return figures
 
 

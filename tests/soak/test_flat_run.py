@@ -14,6 +14,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -111,7 +112,7 @@ def _get(url: str) -> str:
     try:
         with opener.open(url, timeout=5) as answer:
             return str(answer.read().decode())
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):  # some of the agent's ports speak gRPC
         return ""
 
 
