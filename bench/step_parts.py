@@ -193,6 +193,8 @@ def ours(workload: Workload) -> dict[str, Any]:
     """Rollout actor, learner and sync as `fleming run` wires them, one step after the other (nothing overlaps)."""
     import ray
 
+    # Ray lowers the priority of its workers; the other parts run at this process's own.
+    os.environ |= {"RAY_worker_niceness": str(os.nice(0))}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
     try:
         return asyncio.run(_ours(workload))

@@ -36,8 +36,8 @@ _GAPS = 1.1
 """The allocator holds a tenth more than the activations themselves: blocks of many sizes leave gaps (CPU runs)."""
 GPU_RESERVE = 1.0 * GIB
 """What CUDA itself, its libraries and fragmentation take of a GPU."""
-HOST_BASELINE = {"learner rank": 0.62 * GIB, "engine": 1.9 * GIB, "everything else": 2.5 * GIB}
-"""Resident memory of processes before any model: libraries of a rank; of an engine with its scheduler and actor; of
+HOST_BASELINE = {"learner rank": 0.62 * GIB, "engine": 1.4 * GIB, "everything else": 2.5 * GIB}
+"""Resident memory of processes before any model: libraries of a rank; of an engine with its actor; of
 Ray, the driver and the reward actors."""
 
 
