@@ -46,7 +46,8 @@ def dry_run_of(
     Raises:
         ConfigError: the model is not there, or not one that can be estimated.
     """
-    rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if tokens_per_second else None
+    given = tokens_per_second or learner_tokens_per_second
+    rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if given else None
     text, refused = describe_size(recipe, gpu=gpu_gib * GIB or gpu_bytes(), rates=rates)
     return describe(recipe) + text, refused
 
@@ -137,7 +138,7 @@ def _need(need: Need) -> Iterator[str]:
     where = "GPU" if need.on_gpu else "host memory"
     yield ""
     yield f"{need.who + f' x {need.count}':24}{_gib(need.peak):>11}   {where:44}to lower it"
-    for part in need.at_peak:
+    for part in need.parts:
         yield f"  {part.name:22}{_gib(part.bytes):>11}   {part.formula:44}{part.knob}"
 
 
@@ -147,14 +148,16 @@ def _time(recipe: Recipe, rates: Rates | None) -> Iterator[str]:
         return
     seconds = step_seconds(recipe, rates)
     length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
-    yield f"{rates.rollout:,.0f} completion tokens/s ({rates.source}), {length:.0f} tokens per completion"
+    speeds = {"roll out": rates.rollout, "learn": rates.learner}
+    yield f"{length:.0f} tokens per completion, every group trained on, before refills and evaluations"
     for phase, value in seconds.items():
-        yield f"  {phase:22}{value:>9.1f} s"
+        speed = f", {speeds[phase]:,.0f} completion tokens/s ({rates.source})" if phase in speeds else ""
+        yield f"  {phase:22}{value:>9.1f} s{speed}"
     total = sum(seconds.values())
-    steps = recipe.loop.steps
-    yield f"  {'a step':22}{total:>9.1f} s, {steps} steps {total * steps / 60:,.0f} min, before refills and evaluations"
-    if "learn" not in seconds:
-        yield "  learning is not in it: give --learner-tokens-per-second"
+    yield f"  {'a step':22}{total:>9.1f} s, {recipe.loop.steps} steps {total * recipe.loop.steps / 60:,.0f} min"
+    for phase, option in (("roll out", "--tokens-per-second"), ("learn", "--learner-tokens-per-second")):
+        if phase not in seconds:
+            yield f"  {phase} is not in it: give {option}"
 
 
 def _comment(title: str, lines: Iterator[str] | list[str]) -> str:

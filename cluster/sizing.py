@@ -4,10 +4,8 @@ Nothing is started and no weights are read; the arithmetic is in the open, so th
 parameters of the model, R: learner ranks, T: packed tokens of a micro-batch, L: layers, V: vocabulary.
 
 Learner, one rank, under ZeRO-3 (b: bytes of its compute dtype; n: parameters that are trained, N but for LoRA). Its
-peak is the larger of two moments:
-    backward   weights bN/R + masters 4n/R + Adam 8n/R + gradients 4n/R + layers made whole + activations + logits
-    update     the same without activations and logits, and the temporaries of AdamW, 12n/R
-plus half of the smaller one: what the allocator keeps of the one moment is only partly of use in the other.
+peak is the backward pass, since the fused AdamW needs no memory beyond its state:
+    weights bN/R + masters 4n/R + Adam 8n/R + gradients 4n/R + layers made whole + activations + logits
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
 In host memory come the copies of a weight update: of rank 0 two that it hands out (n numbers each where the adapter
 travels alone), of an engine two while it loads (with an adapter the base's files, mapped, and the sums).
@@ -53,36 +51,21 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """The memory of one process that has a GPU, or a share of the host, for itself.
-
-    ``always``: there all the time. ``moments``: two alternatives, of which the larger one makes the peak.
-    """
+    """The memory of one process that has a GPU, or a share of the host, for itself; ``parts`` at its peak."""
 
     who: str
     count: int
     on_gpu: bool
-    always: tuple[Part, ...]
-    moments: tuple[tuple[Part, ...], tuple[Part, ...]] = ((), ())
-
-    @property
-    def at_peak(self) -> tuple[Part, ...]:
-        smaller, larger = sorted(self.moments, key=_sum)
-        kept = Part(
-            name="kept by the allocator",
-            bytes=_sum(smaller) / 2,
-            formula=f"half of {' and '.join(part.name for part in smaller)}",
-            knob=FIXED,
-        )
-        return self.always + larger + ((kept,) if smaller else ())
+    parts: tuple[Part, ...]
 
     @property
     def peak(self) -> float:
         """Bytes."""
-        return _sum(self.at_peak)
+        return _sum(self.parts)
 
     @property
     def largest(self) -> Part:
-        return max(self.at_peak, key=lambda part: part.bytes)
+        return max(self.parts, key=lambda part: part.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +139,7 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
     if on_gpu:
         state_knob, weight_knob = f"{ranks}, learner.offload_optimizer", f"{ranks}, learner.offload_parameters"
     whole = min(_LIVE_PARAMETERS, shape.parameters)
-    always: tuple[Part, ...] = (
+    parts: tuple[Part, ...] = (
         Part(name="weights", bytes=wide * kept, formula=f"{wide} N/R", knob=weight_knob),
         Part(name="fp32 masters", bytes=4 * state, formula="4 n/R", knob=state_knob),
         Part(name="Adam moments", bytes=8 * state, formula="8 n/R", knob=state_knob),
@@ -175,7 +158,7 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
         ),
     )
     if not on_gpu:
-        always += (
+        parts += (
             Part(
                 name="weights handed out",
                 bytes=2 * wide * sent_parameters(recipe, shape),
@@ -186,14 +169,12 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
     if recipe.grpo.kl.coefficient and learner.lora is None:
         copy = 0.0 if recipe.grpo.kl.offload else wide * share
         knob = "grpo.kl.offload" if on_gpu else "grpo.kl.coefficient"
-        always += (Part(name="reference", bytes=copy, formula=f"{wide} N/R", knob=knob),)
-    update = Part(name="AdamW at work", bytes=12 * state, formula="12 n/R", knob=state_knob)
+        parts += (Part(name="reference", bytes=copy, formula=f"{wide} N/R", knob=knob),)
     return Need(
         who="learner rank",
         count=learner.ranks,
         on_gpu=on_gpu,
-        always=always,
-        moments=(backward_parts(recipe, shape, wide), (update,)),
+        parts=parts + backward_parts(recipe, shape, wide),
     )
 
 
@@ -302,7 +283,7 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
     if not on_gpu:
         parts += (Part(name="weights coming in", bytes=2 * weights, formula=f"2 x {wide} N", knob="rollouts.dtype"),)
     count = rollouts.actors * split
-    return Need(who="engine", count=count, on_gpu=on_gpu, always=parts), int(cache // per_token)
+    return Need(who="engine", count=count, on_gpu=on_gpu, parts=parts), int(cache // per_token)
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------
@@ -334,7 +315,7 @@ def misfits(
             )
         )
     if (gpu_bytes or not sizing.engine.on_gpu) and sizing.kv_tokens < longest:
-        cache = next(part for part in sizing.engine.always if part.name == "KV cache")
+        cache = next(part for part in sizing.engine.parts if part.name == "KV cache")
         found.append(
             (
                 f"the KV cache of an engine holds {sizing.kv_tokens} tokens, one sequence may have {longest}",
@@ -348,7 +329,7 @@ def _too_big(need: Need, room: float) -> tuple[str, str]:
     """The keys named are those of the largest parts that together make up what is too much."""
     knobs: dict[str, None] = {}
     excess = need.peak - room
-    for part in sorted(need.at_peak, key=lambda part: -part.bytes):
+    for part in sorted(need.parts, key=lambda part: -part.bytes):
         if excess > 0 and part.knob != FIXED:
             knobs |= dict.fromkeys(part.knob.split(", "))
             excess -= part.bytes

@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import EngineError
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,6 +45,9 @@ def merged_weights(
     Args:
         factors: A and B of the changed weights, under `factor_names`, all of one dtype.
         device: where the sums are made.
+
+    Raises:
+        EngineError: a factor that belongs to no weight of the directory.
     """
     from safetensors import safe_open
 
@@ -50,6 +55,12 @@ def merged_weights(
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in weight_files(model_dir)]
         owners = {name: file for file in files for name in file.keys()}  # noqa: SIM118  # a reader is no mapping
+        foreign = set(factors) - {factor for name in owners for factor in factor_names(name)}
+        if foreign:
+            raise EngineError(
+                f"{len(foreign)} factors of the adapter change no weight of {model_dir}, among them {min(foreign)}",
+                remedy="rollouts and learner must start from the same model; set learner.lora.sync=merged",
+            )
         for name in sorted(owners):
             weight = owners[name].get_tensor(name).to(dtype=dtype)
             names = factor_names(name)

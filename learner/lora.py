@@ -85,6 +85,7 @@ def add_adapter(model: Any, lora: LoraConfig, *, seed: int) -> None:
         task_type="CAUSAL_LM",
     )
     dtype = next(model.parameters()).dtype
+    _check_targets(model, lora.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -99,6 +100,19 @@ def add_adapter(model: Any, lora: LoraConfig, *, seed: int) -> None:
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.to(dtype)
+
+
+def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+    """Every name must be that of a linear layer: peft is content when one of them is, and takes embeddings too."""
+    head = model.get_output_embeddings()
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
+    layers = {name.rpartition(".")[2] for name in linear}
+    wrong = [name for name in targets if name not in layers and name != "all-linear"]
+    if wrong:
+        raise ConfigError(
+            f"learner.lora.targets names {', '.join(wrong)}, which is no linear layer of the model",
+            remedy=f"name some of {', '.join(sorted(layers))}, or all-linear",
+        )
 
 
 @contextmanager

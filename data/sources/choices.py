@@ -150,7 +150,8 @@ def _text(value: object) -> str:
     """A text, or sentences joined by a space; nothing for null."""
     if isinstance(value, list | tuple):
         return " ".join(_text(part) for part in value)
-    return "" if value is None else str(value).strip()
+    # A structure is no text: its question is left out for want of one.
+    return "" if value is None or isinstance(value, Mapping) else str(value).strip()
 
 
 def _options(value: object) -> tuple[Option, ...]:

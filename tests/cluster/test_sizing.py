@@ -135,7 +135,7 @@ def test_an_adapter_and_a_reference_change_the_rank() -> None:
 
     def parts(**sections: dict[str, Any]) -> dict[str, float]:
         need = estimate(recipe(**sections), shape, on_gpu=True).learner
-        return {part.name: part.bytes for part in need.always}
+        return {part.name: part.bytes for part in need.parts}
 
     full = parts()
     lora = parts(learner={"lora": {"rank": 16, "targets": ["q_proj", "v_proj"]}}, grpo={"kl": {"coefficient": 0.1}})
@@ -157,7 +157,7 @@ def test_an_adapter_sync_needs_room_for_a_and_b_only() -> None:
     assert alone.object_store == 4 * 16 * 28 * ends
     assert whole.object_store == 4 * shape.parameters > 180 * alone.object_store
     assert alone.sync_bucket == 4 * 16 * 18944 and whole.sync_bucket == 4 * shape.largest_tensor
-    sent = [next(part for part in each.learner.always if part.name == "weights handed out") for each in (whole, alone)]
+    sent = [next(part for part in each.learner.parts if part.name == "weights handed out") for each in (whole, alone)]
     assert [(part.bytes, part.knob) for part in sent] == [
         (2 * whole.object_store, "learner.lora.sync"),
         (2 * alone.object_store, "fixed"),
@@ -208,6 +208,9 @@ def test_the_dry_run_shows_the_table_and_refuses(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.stderr
     for text in ("# Memory", "learner rank x 1", "KV cache", "to lower it", "# Time", "give --tokens-per-second"):
         assert text in shown.stdout
+    half = dry_run("--set", f"run.storage={tmp_path}", "--learner-tokens-per-second", "4000")
+    assert "s, 4,000 completion tokens/s (given)" in half.stdout
+    assert "roll out is not in it: give --tokens-per-second" in half.stdout
     config = tmp_path / "model"
     config.mkdir()
     (config / "config.json").write_text(json.dumps(QWEN2_7B))

@@ -86,6 +86,8 @@ def test_the_shapes_of_a_row(change: Mapping[str, Any], label: str) -> None:
         ({"question": " "}, "without a text or with empty options"),
         ({"options": {"A": "", "B": "Ceftriaxone"}}, "without a text or with empty options"),
         ({"options": "A or B"}, "with an answer outside its options"),
+        ({"options": [{"key": "A", "value": "one"}, {"key": "B", "value": "two"}]}, "with repeated options"),
+        ({"question": {"text": "Which?"}}, "without a text or with empty options"),
         ({"context": "x" * 500}, "longer than max_chars"),
     ],
 )

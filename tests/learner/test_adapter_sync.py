@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from data.errors import EngineError
 from data.low_rank import factor_names, fingerprint, merged_weights
 from data.wire import WeightUpdate
 from learner.config import LoraConfig
@@ -100,3 +101,10 @@ def test_a_half_pair_is_an_error_and_never_a_plain_base(tmp_path: Path) -> None:
     left = [replace(bucket, slots=tuple(s for s in bucket.slots if s.name != b)) for bucket in update.buckets]
     with pytest.raises(KeyError, match=r"layers\.1\.self_attn\.q_proj\.lora_B"):
         engine_side(replace(update, buckets=tuple(left)))
+
+
+def test_factors_that_change_no_weight_of_the_base_are_an_error(tmp_path: Path) -> None:
+    model_dir = save_model(build_model(0), tmp_path)
+    stray = {name: torch.ones(1, 1) for name in factor_names("elsewhere.q_proj.weight")}
+    with pytest.raises(EngineError, match=r"2 factors of the adapter change no weight .* elsewhere\.q_proj\.lora_A"):
+        list(merged_weights(model_dir, stray, scaling=1.0, device=torch.device("cpu")))

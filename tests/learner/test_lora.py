@@ -74,6 +74,7 @@ def test_the_adapter_is_the_seed_s() -> None:
     assert torch.equal(one, first(adapted(LoraConfig(), trained=False)))
 
 
-def test_layers_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"learner\.lora\.targets is c_attn"):
-        add_adapter(build_model(0), LoraConfig(targets=("c_attn",)), seed=0)
+@pytest.mark.parametrize("wrong", ["c_attn", "k_prj", "embed_tokens", "lm_head"])
+def test_targets_that_are_no_linear_layer_are_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=rf"learner\.lora\.targets names {wrong}, which"):
+        add_adapter(build_model(0), LoraConfig(targets=("q_proj", wrong)), seed=0)

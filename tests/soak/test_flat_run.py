@@ -190,6 +190,7 @@ def test_a_step_takes_as_long_at_the_end(watched: tuple[Watch, RunStore]) -> Non
     # Work per step is compared by processor time: the wall clock of a shared machine measures its other users.
     for role in ("driver", "learner", "engine"):
         samples = next(s for name, s in watch.cpu.items() if name.startswith(role) and lived_through(s))
-        first, last = slope(samples, 0.05, 0.25), slope(samples, 0.75, 1.0)
+        # Not to the very end: there the run draws its pictures.
+        first, last = slope(samples, 0.05, 0.25), slope(samples, 0.75, 0.98)
         runs.say(f"processor seconds per step of the {role}: {first:.2f} -> {last:.2f}")
         assert last < 1.2 * first + 0.05 + CLOCK_SHARE * max(0.0, wall[1] - wall[0]), role
