@@ -8,7 +8,7 @@ from typing import Any
 
 COLORS = {"sampled": "#1b6ca8", "format": "#9aa5b1", "train": "#c8553d", "held_out": "#588157", "reward": "#c9a227"}
 PHASES = {"rollout": "roll out, score", "learn": "learn", "sync": "publish weights", "evaluate": "evaluate"}
-MEMORY = {"learner": "learner", "engine": "vLLM worker", "rollout": "rollout actor, scheduler", "driver": "driver"}
+MEMORY = {"learner": "learner", "engine": "vLLM", "rollout": "rollout actor", "driver": "driver"}
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) -> bytes:
