@@ -48,7 +48,7 @@ UNKNOWN_MODEL_GIB = 32.0
 REWARDS_PER_POD = 8
 """Reward actors of one pod at most."""
 REWARD_ACTOR = 0.25 * GIB
-"""Host memory of a reward actor beside that of its worker processes (`docs/sizing.md`: 131 MiB measured), bytes."""
+"""Host memory of a reward actor beside that of its worker processes (`docs/sizing.md`: 132 MiB measured), bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,11 +148,11 @@ def _time(recipe: Recipe, rates: Rates | None) -> Iterator[str]:
         return
     seconds = step_seconds(recipe, rates)
     length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
-    speeds = {"roll out": rates.rollout, "learn": rates.learner}
     yield f"{length:.0f} tokens per completion, every group trained on, before refills and evaluations"
     for phase, value in seconds.items():
-        speed = f", {speeds[phase]:,.0f} completion tokens/s ({rates.source})" if phase in speeds else ""
-        yield f"  {phase:22}{value:>9.1f} s{speed}"
+        speed = rates.by_phase.get(phase)
+        said = f", {speed:,.0f} completion tokens/s ({rates.source})" if speed else ""
+        yield f"  {phase:22}{value:>9.1f} s{said}"
     total = sum(seconds.values())
     yield f"  {'a step':22}{total:>9.1f} s, {recipe.loop.steps} steps {total * recipe.loop.steps / 60:,.0f} min"
     for phase, option in (("roll out", "--tokens-per-second"), ("learn", "--learner-tokens-per-second")):

@@ -29,6 +29,11 @@ class Rates:
     completion_tokens: float = 0.0
     source: str = "given"
 
+    @property
+    def by_phase(self) -> dict[str, float]:
+        """Under the names of `step_seconds`."""
+        return {"roll out": self.rollout, "learn": self.learner}
+
 
 def measured_rates(recipe: Recipe) -> Rates | None:
     """Medians over the last steps of the latest run in ``run.storage`` with the same model, precision and numbers of
@@ -80,6 +85,5 @@ def step_seconds(recipe: Recipe, rates: Rates) -> dict[str, float]:
     loop = recipe.loop
     length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
     tokens = loop.questions_per_step * loop.samples_per_question * length
-    speeds = {"roll out": rates.rollout, "learn": rates.learner}
-    seconds = {phase: tokens / speed for phase, speed in speeds.items() if speed}
+    seconds = {phase: tokens / speed for phase, speed in rates.by_phase.items() if speed}
     return seconds | ({"publish weights": rates.sync_seconds} if rates.sync_seconds else {})

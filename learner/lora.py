@@ -70,11 +70,12 @@ def add_adapter(model: Any, lora: LoraConfig, *, seed: int) -> None:
         seed: of A (B is zero); the same on every rank.
 
     Raises:
-        ConfigError: no layer of the model has one of the names.
+        ConfigError: one of the names is that of no linear layer.
     """
     from peft import LoraConfig as PeftLora
     from peft import inject_adapter_in_model
 
+    _check_targets(model, lora.targets)
     targets: Any = lora.targets[0] if lora.targets == ("all-linear",) else list(lora.targets)
     settings = PeftLora(
         r=lora.rank,
@@ -85,16 +86,9 @@ def add_adapter(model: Any, lora: LoraConfig, *, seed: int) -> None:
         task_type="CAUSAL_LM",
     )
     dtype = next(model.parameters()).dtype
-    _check_targets(model, lora.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            inject_adapter_in_model(settings, model, ADAPTER)
-        except ValueError as error:
-            raise ConfigError(
-                f"learner.lora.targets is {', '.join(lora.targets)}: {error}",
-                remedy="name layers of the model, for instance q_proj and v_proj, or all-linear",
-            ) from error
+        inject_adapter_in_model(settings, model, ADAPTER)
     for name, parameter in model.named_parameters():
         trained = ".lora_" in name
         parameter.requires_grad_(trained)

@@ -164,20 +164,28 @@ def test_a_tensor_that_is_not_sent_is_refused_and_would_show_in_the_gap(
     assert gap(rig.models[1], rig.sample(4)) < SAME
 
 
-def test_a_swap_in_mid_completion_labels_each_token_with_its_weights(rig: Rig) -> None:
-    rig.publish(0)
-    old = rig.version
+def swap_in_flight(rig: Rig, update: WeightUpdate, *, requests: int, max_tokens: int) -> list[Completion]:
+    """Load ``update`` while ``requests`` are running; the completions that have tokens of two versions."""
 
     async def swap() -> list[Completion]:
-        running = [asyncio.ensure_future(rig.engine.generate(request(i, (9, 8, 7), max_tokens=800))) for i in range(12)]
+        started = [request(i, (9, 8, 7), max_tokens=max_tokens) for i in range(requests)]
+        running = [asyncio.ensure_future(rig.engine.generate(one)) for one in started]
         # All requests advance together, so when this one is done the others have at least as many tokens.
         await rig.engine.generate(request(99, (9, 8, 7), max_tokens=8))
-        rig.version += 1
-        await rig.engine.apply_update(update_of(rig.models[1], rig.version), fetch)
+        rig.version = update.version
+        await rig.engine.apply_update(update, fetch)
         return list(await asyncio.gather(*running))
 
     swapped = [c for c in rig.run(swap()) if len(c.version_spans) > 1]
     assert swapped, "no completion was in flight when the weights changed"
+    return swapped
+
+
+def test_a_swap_in_mid_completion_labels_each_token_with_its_weights(rig: Rig) -> None:
+    rig.publish(0)
+    old = rig.version
+
+    swapped = swap_in_flight(rig, update_of(rig.models[1], old + 1), requests=12, max_tokens=800)
     same, other = [], []
     for completion in swapped:
         first, second = completion.version_spans
@@ -200,15 +208,7 @@ def test_an_adapter_is_added_to_its_base_in_the_engine(rig: Rig, model_dir: str,
     rig.publish(1)
     before = rig.version
 
-    async def swap() -> list[Completion]:
-        running = [asyncio.ensure_future(rig.engine.generate(request(i, (9, 8, 7), max_tokens=600))) for i in range(8)]
-        await rig.engine.generate(request(99, (9, 8, 7), max_tokens=8))
-        rig.version += 1
-        await rig.engine.apply_update(published(adapted, rig.version, base=model_dir), fetch)
-        return list(await asyncio.gather(*running))
-
-    swapped = [c for c in rig.run(swap()) if len(c.version_spans) > 1]
-    assert swapped, "no completion was in flight when the weights changed"
+    swapped = swap_in_flight(rig, published(adapted, before + 1, base=model_dir), requests=8, max_tokens=600)
     for completion in swapped:
         first, second = completion.version_spans
         assert (first.version, second.version) == (before, rig.version)
