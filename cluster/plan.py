@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster.config import Recipe, dump_recipe
 from cluster.model_shape import ModelShape, shape_of
 from cluster.placement import parts_of
 from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, estimate, misfits
-from cluster.step_time import Rates, measured_rates, step_seconds
+from cluster.step_time import Rates, completion_tokens, measured_rates, step_seconds
 from data.errors import ConfigError
 from data.storage import Storage
 
@@ -147,17 +147,27 @@ def _time(recipe: Recipe, rates: Rates | None) -> Iterator[str]:
         yield "unknown: no run with this model in run.storage has measured it; give --tokens-per-second"
         return
     seconds = step_seconds(recipe, rates)
-    length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
-    yield f"{length:.0f} tokens per completion, every group trained on, before refills and evaluations"
+    yield (
+        f"{completion_tokens(recipe, rates):.0f} tokens per completion, {rates.sampled_groups:.2f} groups sampled per "
+        f"question of a step, {rates.trained_share:.0%} of their tokens trained on ({rates.source})"
+    )
+    if rates.differs:
+        yield f"that run differs in {_some(rates.differs)}: expect other figures"
     for phase, value in seconds.items():
         speed = rates.by_phase.get(phase)
-        said = f", {speed:,.0f} completion tokens/s ({rates.source})" if speed else ""
+        said = f", {speed:,.0f} completion tokens/s" if speed else ""
         yield f"  {phase:22}{value:>9.1f} s{said}"
     total = sum(seconds.values())
-    yield f"  {'a step':22}{total:>9.1f} s, {recipe.loop.steps} steps {total * recipe.loop.steps / 60:,.0f} min"
+    whole = f"{recipe.loop.steps} steps {total * recipe.loop.steps / 60:,.0f} min"
+    yield f"  {'a step':22}{total:>9.1f} s, {whole}, evaluations and commits left out"
     for phase, option in (("roll out", "--tokens-per-second"), ("learn", "--learner-tokens-per-second")):
         if phase not in seconds:
             yield f"  {phase} is not in it: give {option}"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _comment(title: str, lines: Iterator[str] | list[str]) -> str:

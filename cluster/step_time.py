@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from cluster.config import Recipe, parse_recipe
+from cluster.config import Recipe, differences, parse_recipe
 from cluster.run_store import RunStore
 from data.errors import FlemingError
 from data.storage import Storage
 
 _LAST_STEPS = 20
 _SAME = ("model", "rollouts.dtype", "rollouts.actors", "rollouts.tensor_parallel", "learner.dtype", "learner.ranks")
+"""Keys in which the run that rates are taken from must agree."""
+_TELLS = (
+    "data.",
+    "rollouts.max_",
+    "rollouts.temperature",
+    "rollouts.cpu",
+    "loop.samples_per_question",
+    "learner.lora",
+    "learner.device",
+    "learner.cpu",
+    "learner.max_tokens_per_micro_batch",
+    "learner.activation_checkpointing",
+    "learner.offload",
+    "grpo.kl",
+    "grpo.overlong",
+    "grpo.optimizer_steps_per_batch",
+)
+"""Starts of keys that change speed, length or signal by more than the arithmetic here follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Completion tokens per second: sampled by all engines together, and learnt from by all ranks together; 0 = not
-    known. ``completion_tokens``: mean length, 0 = not known. ``source``: who says so."""
+    """Tokens of completions per second, and how many a step has.
+
+    Attributes:
+        rollout: sampled per second by all engines together, scoring included; 0 = not known.
+        learner: trained on per second by all ranks together, every epoch counted; 0 = not known.
+        sync_seconds: of one weight update.
+        completion_tokens: mean length; 0 = not known, the recipe's limit counts.
+        sampled_groups: groups sampled per question of a step, refills included.
+        trained_share: of the sampled tokens, those that are trained on: groups without a signal are not.
+        source: who says so.
+        differs: keys in which the run measured differs so that its figures may mislead.
+    """
 
     rollout: float
     learner: float = 0.0
     sync_seconds: float = 0.0
     completion_tokens: float = 0.0
+    sampled_groups: float = 1.0
+    trained_share: float = 1.0
     source: str = "given"
+    differs: tuple[str, ...] = ()
 
     @property
     def by_phase(self) -> dict[str, float]:
@@ -36,31 +66,14 @@ class Rates:
 
 
 def measured_rates(recipe: Recipe) -> Rates | None:
-    """Medians over the last steps of the latest run in ``run.storage`` with the same model, precision and numbers of
-    engines and ranks; None when there is none."""
-    candidates = []
-    for started, store in _runs_like(recipe):
-        rows = store.committed_metrics()[-_LAST_STEPS:]
-        if rows:
-            candidates.append((started, store.storage.uri, rows))
-    if not candidates:
-        return None
-    _, uri, rows = max(candidates, key=lambda found: found[0])
-
-    def median(name: str) -> float:
-        return statistics.median(float(row[name]) for row in rows)
-
-    return Rates(
-        rollout=median("rollout/tokens_per_second"),
-        learner=median("learner/tokens_per_second"),
-        sync_seconds=median("seconds/sync"),
-        completion_tokens=median("rollout/completion_tokens_mean"),
-        source=f"measured by {uri}",
-    )
+    """Totals over the last steps of the run in ``run.storage`` that is most like ``recipe``, the latest among equals;
+    None when there is none with the same model, precision and numbers of engines and ranks."""
+    found = [(-len(rates.differs), started, rates) for started, rates in _measured(recipe)]
+    return max(found, key=lambda one: one[:2])[2] if found else None
 
 
-def _runs_like(recipe: Recipe) -> Iterator[tuple[str, RunStore]]:
-    """(when it started, its store) of runs in the same storage that are comparable; unreadable ones are passed over."""
+def _measured(recipe: Recipe) -> Iterator[tuple[str, Rates]]:
+    """(when it started, its rates) of runs in the same storage; unreadable ones are passed over."""
     storage = Storage.open(recipe.run.storage)
     for name in storage.list():
         store = RunStore(storage.child(name))
@@ -68,9 +81,36 @@ def _runs_like(recipe: Recipe) -> Iterator[tuple[str, RunStore]]:
             document = yaml.safe_load(store.storage.read("run.yaml"))
             other = parse_recipe(document["recipe"])
             if all(_value(other, key) == _value(recipe, key) for key in _SAME):
-                yield str(document["started_at"]), store
-        except (FlemingError, yaml.YAMLError, KeyError, TypeError):
+                rows = store.committed_metrics()[-_LAST_STEPS:]
+                if rows:
+                    yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
+        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ZeroDivisionError):
             continue  # no run, a damaged one, or one of a version with other keys
+
+
+def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri: str) -> Rates:
+    """Rates of the run of ``other`` from its metrics. Sums, not medians: a step with many refills is as much a part of
+    the run as one with none."""
+
+    def total(name: str) -> float:
+        return sum(float(row[name]) for row in rows)
+
+    loop = other.loop
+    groups = [float(row["rollout/groups"]) + float(row["rollout/failed_groups"]) for row in rows]
+    lengths = [float(row["rollout/completion_tokens_mean"]) for row in rows]
+    completions = [count * loop.samples_per_question for count in groups]
+    sampled = sum(count * length for count, length in zip(completions, lengths, strict=True))
+    trained = total("learner/tokens")
+    return Rates(
+        rollout=sampled / total("seconds/rollout"),
+        learner=trained / total("seconds/learn"),
+        sync_seconds=total("seconds/sync") / len(rows),
+        completion_tokens=sampled / sum(completions),
+        sampled_groups=sum(groups) / (len(rows) * loop.questions_per_step),
+        trained_share=trained / (sampled * other.grpo.epochs_per_batch),
+        source=f"measured by {uri}, last {len(rows)} steps",
+        differs=tuple(key for key in differences(other, recipe) if key.startswith(_TELLS)),
+    )
 
 
 def _value(recipe: Recipe, key: str) -> Any:
@@ -80,10 +120,17 @@ def _value(recipe: Recipe, key: str) -> Any:
     return value
 
 
+def completion_tokens(recipe: Recipe, rates: Rates) -> float:
+    """Mean tokens of a completion: as measured, but not above the recipe's limit."""
+    limit = recipe.rollouts.max_completion_tokens
+    return min(rates.completion_tokens or limit, limit)
+
+
 def step_seconds(recipe: Recipe, rates: Rates) -> dict[str, float]:
-    """Seconds per phase of one step without refills; phases without a rate are left out."""
+    """Seconds per phase of one step, evaluations left out; phases without a rate are left out too."""
     loop = recipe.loop
-    length = rates.completion_tokens or recipe.rollouts.max_completion_tokens
-    tokens = loop.questions_per_step * loop.samples_per_question * length
-    seconds = {phase: tokens / speed for phase, speed in rates.by_phase.items() if speed}
+    groups = loop.questions_per_step * rates.sampled_groups
+    sampled = groups * loop.samples_per_question * completion_tokens(recipe, rates)
+    tokens = {"roll out": sampled, "learn": sampled * rates.trained_share * recipe.grpo.epochs_per_batch}
+    seconds = {phase: tokens[phase] / speed for phase, speed in rates.by_phase.items() if speed}
     return seconds | ({"publish weights": rates.sync_seconds} if rates.sync_seconds else {})

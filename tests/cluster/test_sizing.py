@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from actors.engine_setup import read_model_files
 from cluster.cli import app
-from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, parse_recipe
+from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe
 from cluster.model_shape import parse_config, shape_of
-from cluster.plan import check_gpus
+from cluster.plan import check_gpus, describe_size
 from cluster.run_store import RunStore
 from cluster.sizing import GIB, Sizing, estimate, misfits
 from cluster.step_time import Rates, measured_rates, step_seconds
@@ -209,7 +210,7 @@ def test_the_dry_run_shows_the_table_and_refuses(tmp_path: Path) -> None:
     for text in ("# Memory", "learner rank x 1", "KV cache", "to lower it", "# Time", "give --tokens-per-second"):
         assert text in shown.stdout
     half = dry_run("--set", f"run.storage={tmp_path}", "--learner-tokens-per-second", "4000")
-    assert "s, 4,000 completion tokens/s (given)" in half.stdout
+    assert "s, 4,000 completion tokens/s" in half.stdout
     assert "roll out is not in it: give --tokens-per-second" in half.stdout
     config = tmp_path / "model"
     config.mkdir()
@@ -218,29 +219,84 @@ def test_the_dry_run_shows_the_table_and_refuses(tmp_path: Path) -> None:
     refused = dry_run(*model, "--gpu-memory-gib", "80")
     assert refused.exit_code == 1 and "learner.ranks (1)" in refused.stderr and "7,615" in refused.stdout
     fits = dry_run(*model, "--gpu-memory-gib", "80", "--set", "learner.ranks=8", "--tokens-per-second", "9000")
-    assert fits.exit_code == 0 and "9,000 completion tokens/s (given)" in fits.stdout
+    assert fits.exit_code == 0 and "9,000 completion tokens/s" in fits.stdout and "(given)" in fits.stdout
+
+
+def write_run(storage: Path, name: str, rows: list[dict[str, float]], *overrides: str) -> None:
+    """A run directory with the metrics of its steps, started in the order of the names."""
+    made = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={storage}", *overrides])
+    store = RunStore(Storage.open(str(storage / name)))
+    store.begin_attempt({})
+    document = f"started_at: '{name}'\nrecipe:\n" + textwrap.indent(dump_recipe(made), "  ")
+    store.storage.write("run.yaml", document.encode())
+    for step, row in enumerate(rows, 1):
+        store.write_step(step, row, rollout_table([]))
+    store.commit(step=len(rows), learner_checkpoint="c", controller_state={})
+
+
+def measured_step(groups: int, trained_tokens: float, seconds: float) -> dict[str, float]:
+    return {
+        "rollout/groups": groups,
+        "rollout/failed_groups": 1,
+        "rollout/completion_tokens_mean": 20.0,
+        "learner/tokens": trained_tokens,
+        "seconds/rollout": seconds,
+        "seconds/learn": 2 * seconds,
+        "seconds/sync": 0.5,
+    }
+
+
+# Two steps of 64 questions x 8 samples: 64 + 96 groups sampled, a third of their tokens trained on.
+MEASURED = [measured_step(63, 64 * 8 * 20 / 3, 10.0), measured_step(95, 96 * 8 * 20 / 3, 15.0)]
 
 
 def test_an_earlier_run_of_the_same_kind_gives_the_rates(tmp_path: Path) -> None:
+    """Its own steps come out again, and those of a recipe with other sizes in proportion."""
     base = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}"])
     assert measured_rates(base) is None
-    for name, dtype, rate in (("slow", "auto", 100.0), ("other", "bfloat16", 900.0)):
-        made = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}", f"rollouts.dtype={dtype}"])
-        store = RunStore(Storage.open(str(tmp_path / name)))
-        store.begin_attempt({})
-        document = f"started_at: '{name}'\nrecipe:\n" + textwrap.indent(dump_recipe(made), "  ")
-        store.storage.write("run.yaml", document.encode())
-        figures = {"rollout/tokens_per_second": rate, "learner/tokens_per_second": 400.0, "seconds/sync": 0.5}
-        store.write_step(1, figures | {"rollout/completion_tokens_mean": 20.0}, rollout_table([]))
-        store.commit(step=1, learner_checkpoint="c", controller_state={})
+    write_run(tmp_path, "a", MEASURED)
+    write_run(tmp_path, "b", [measured_step(1, 1.0, 1.0)], "rollouts.dtype=bfloat16")  # not comparable
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "run.yaml").write_text("{")
     rates = measured_rates(base)
-    assert rates is not None and (rates.rollout, rates.completion_tokens) == (100.0, 20.0)
-    seconds = step_seconds(base, rates)
-    tokens = 64 * 8 * 20
-    assert seconds == {"roll out": tokens / 100, "learn": tokens / 400, "publish weights": 0.5}
+    assert rates is not None and rates.source == f"measured by {tmp_path / 'a'}, last 2 steps" and not rates.differs
+    assert [rates.sampled_groups, rates.trained_share] == pytest.approx([1.25, 1 / 3])
+    assert step_seconds(base, rates) == {
+        "roll out": pytest.approx(12.5),
+        "learn": pytest.approx(25.0),
+        "publish weights": 0.5,
+    }
+    twice = override(base, "loop.questions_per_step=128", "grpo.epochs_per_batch=3")
+    assert step_seconds(twice, rates) == {
+        "roll out": pytest.approx(25.0),
+        "learn": pytest.approx(150.0),
+        "publish weights": 0.5,
+    }
+    shorter = override(base, "rollouts.max_completion_tokens=10")
+    assert step_seconds(shorter, rates)["roll out"] == pytest.approx(6.25)
+
+
+def test_rates_come_from_the_run_that_is_most_alike(tmp_path: Path) -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}"])
+    write_run(tmp_path, "a", MEASURED, "loop.questions_per_step=8", "grpo.optimizer.learning_rate=1e-5")
+    write_run(tmp_path, "b", MEASURED, "data.questions.hpo.options=6")
+    write_run(tmp_path, "c", [])
+    rates = measured_rates(base)
+    assert rates is not None and "/a, last 2 steps" in rates.source and not rates.differs
+    longer = override(base, "data.questions.hpo.options=6", "rollouts.temperature=0.5")
+    shown = describe_size(longer, gpu=0.0, rates=None)[0]
+    assert "/b, last 2 steps" in shown and "that run differs in rollouts.temperature: expect other figures" in shown
+
+
+def test_given_rates_say_what_they_assume() -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml")
     assert step_seconds(base, Rates(rollout=100.0)) == {"roll out": 64 * 8 * 24 / 100}
+    shown = describe_size(base, gpu=0.0, rates=Rates(rollout=100.0))[0]
+    assert "24 tokens per completion, 1.00 groups sampled per question of a step, 100% of their tokens trained" in shown
+
+
+def override(base: Recipe, *overrides: str) -> Recipe:
+    return override_recipe(yaml.safe_load(dump_recipe(base)), list(overrides), origin="test")
 
 
 def test_the_estimate_imports_no_engine() -> None:

@@ -28,12 +28,14 @@ SHORT = (
 )
 
 
-def command(storage: Path, name: str, *overrides: str, sabotage: str = "", resume: bool = False) -> list[str]:
+def command(
+    storage: Path, name: str, *overrides: str, recipe: str = RECIPE, sabotage: str = "", resume: bool = False
+) -> list[str]:
     """The command line of a run; ``sabotage`` goes through `tests.integration.sabotaged`."""
     program = ["-m", "tests.integration.sabotaged", sabotage] if sabotage else ["-m", "cluster"]
     settings = (*SHORT, f"run.storage={storage}", f"run.name={name}", *overrides)
     options = [part for setting in settings for part in ("--set", setting)]
-    return [sys.executable, *program, "run", RECIPE, *options, *(["--resume"] if resume else [])]
+    return [sys.executable, *program, "run", recipe, *options, *(["--resume"] if resume else [])]
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
