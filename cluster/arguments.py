@@ -29,6 +29,13 @@ AddressOption = Annotated[
 ]
 
 
+def amount(value: float) -> float:
+    """0 for not given, or an amount to reckon with; the callback of an option. Raises `typer.BadParameter`."""
+    if value and not 1e-3 <= value <= 1e12:  # also refuses nan
+        raise typer.BadParameter(f"{value:g} is not between 0.001 and 1e12")
+    return value
+
+
 def refuse_ignored(context: typer.Context, when: bool, where: str, *options: str) -> None:
     """Refuse options that were typed and would be ignored.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.arguments import RecipeArgument, SetOption, refuse_ignored
+from cluster.arguments import RecipeArgument, SetOption, amount, refuse_ignored
 from cluster.graph import graph_app
 from cluster.monitoring.commands import dashboards_app, watch
 from cluster.plain_errors import plain_errors
@@ -46,13 +46,20 @@ def run(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="show the logs of Ray's workers")] = False,
     gpu_memory_gib: Annotated[
-        float, typer.Option(min=0, help="with --dry-run: memory of one GPU; 0 = this machine's GPUs, or its CPU")
+        float,
+        typer.Option(callback=amount, help="with --dry-run: memory of one GPU; 0 = this machine's GPUs, or its CPU"),
     ] = 0.0,
     tokens_per_second: Annotated[
-        float, typer.Option(min=0, help="with --dry-run: completion tokens that all engines sample; 0 = as measured")
+        float,
+        typer.Option(
+            callback=amount, help="with --dry-run: completion tokens that all engines sample; 0 = as measured"
+        ),
     ] = 0.0,
     learner_tokens_per_second: Annotated[
-        float, typer.Option(min=0, help="with --dry-run: completion tokens that the learner trains on; 0 = not known")
+        float,
+        typer.Option(
+            callback=amount, help="with --dry-run: completion tokens that the learner trains on; 0 = not known"
+        ),
     ] = 0.0,
 ) -> None:
     """Run a recipe: build its questions, warm the policy up, train it with GRPO, and say what was learned.

@@ -282,11 +282,9 @@ def _memory(recipe: Recipe, *, on_gpu: bool) -> tuple[float, float, float]:
         return UNKNOWN_MODEL_GIB * GIB, UNKNOWN_MODEL_GIB * GIB, UNKNOWN_MODEL_GIB / 2 * GIB
     weights = sizing.object_store
     engine = HOST_BASELINE["engine"] + (weights if sizing.engine.on_gpu else sizing.engine.peak)
-    rank = HOST_BASELINE["learner rank"] + (weights if sizing.learner.on_gpu else sizing.learner.peak)
-    if sizing.learner.on_gpu and recipe.learner.offload_optimizer:
-        rank += 6 * weights / recipe.learner.ranks  # fp32 masters and Adam's two moments beside bf16 weights
-    if sizing.learner.on_gpu and recipe.learner.offload_parameters:
-        rank += weights / recipe.learner.ranks
+    rank = HOST_BASELINE["learner rank"] + (
+        weights + sizing.offloaded if sizing.learner.on_gpu else sizing.learner.peak
+    )
     return 1.2 * engine + GIB, 1.2 * rank + GIB, 1.2 * weights + GIB
 
 

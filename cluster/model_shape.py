@@ -14,6 +14,7 @@ from data.storage import Storage
 from learner.packaged_model import packaged_gguf
 
 _NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+_OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 _GGUF_NAMES = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
@@ -98,10 +99,15 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
     Raises:
         ConfigError: a field is missing, or the model is a mixture of experts.
     """
-    missing = [name for name in _NAMES if not isinstance(config.get(name), int)]
+    optional = [name for name in _OPTIONAL if config.get(name) is not None]
+    missing = [name for name in (*_NAMES, *optional) if not _is_size(config.get(name))]
     experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
     if missing or experts:
-        why = f"lacks {', '.join(missing)}" if missing else f"is a mixture of experts ({experts[0]})"
+        why = (
+            f"lacks a whole number above 0 as {', '.join(missing)}"
+            if missing
+            else f"is a mixture of experts ({experts[0]})"
+        )
         raise ConfigError(
             f"the configuration of model {where} {why}, so its memory cannot be estimated",
             remedy="give the sizes of its config.json; only dense decoders (Llama, Qwen2, Qwen3 ...) are estimated",
@@ -120,6 +126,10 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
     )
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _read_config(path: str) -> dict[str, Any]:
     """``config.json`` of a directory, a URI or (through the hub's cache) a hub name."""
     storage = Storage.open(path)
@@ -131,7 +141,7 @@ def _read_config(path: str) -> dict[str, Any]:
         text = _hub_config(path)
     try:
         return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"config.json of model {path!r} is no JSON object", remedy="correct the file") from error
 
 

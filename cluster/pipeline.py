@@ -43,10 +43,10 @@ from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
 from data.storage import Storage
 from data.wire import RestorePoint, WeightUpdate
-from learner.deepspeed_config import check_reference_settings
+from learner.deepspeed_config import check_reference_settings, resolve_device
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
 from learner.mailbox import MailboxActor
-from learner.trainer import LearnerRun, resolve_device
+from learner.trainer import LearnerRun
 from reward_service.pool import RayBackend, RewardPool
 
 

@@ -13,7 +13,9 @@ from cluster.placement import parts_of
 from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, estimate, misfits
 from cluster.step_time import Rates, completion_tokens, measured_rates, step_seconds
 from data.errors import ConfigError
+from data.load import check_source
 from data.storage import Storage
+from learner.deepspeed_config import check_reference_settings, resolve_device
 
 
 def describe(recipe: Recipe) -> str:
@@ -44,30 +46,25 @@ def dry_run_of(
     Without ``gpu_gib`` this machine's GPUs count, or its CPU where it has none; without a rate, an earlier run's.
 
     Raises:
-        ConfigError: the model is not there, or not one that can be estimated.
+        ConfigError: the model is not there, or not one that can be estimated; a setting that the device does not have.
+        DataError: the file of the questions is not there.
+        SetupError: CUDA is asked for and there are no GPUs.
     """
+    here = [] if gpu_gib else gpus_here()
+    gpu = gpu_gib * GIB or min(here, default=0.0)
+    resolved = resolve_device(recipe.learner, recipe.learner.ranks if gpu else 0)  # a cluster may have more than here
+    check_reference_settings(resolved, recipe.grpo.kl)
+    check_source(recipe.data.questions)
     given = tokens_per_second or learner_tokens_per_second
-    rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if given else None
-    text, refused = describe_size(recipe, gpu=gpu_gib * GIB or gpu_bytes(), rates=rates)
-    return describe(recipe) + text, refused
-
-
-def describe_size(recipe: Recipe, *, gpu: float, rates: Rates | None) -> tuple[str, ConfigError | None]:
-    """The memory and the time of a recipe as comments, and the error when something cannot fit.
-
-    Args:
-        gpu: memory of one GPU, bytes; 0 plans for this machine's CPU.
-        rates: None takes those of an earlier run in ``run.storage``.
-
-    Raises:
-        ConfigError: the model is not there, or not one that can be estimated.
-    """
+    rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if given else measured_rates(recipe)
     shape = shape_of(recipe.model)
     sizing = estimate(recipe, shape, on_gpu=gpu > 0, gpu_bytes=gpu)
-    host = 0.0 if gpu else host_bytes()
-    text = _comment("Memory", _memory(recipe, shape, sizing, gpu=gpu, host=host))
-    text += _comment("Time", _time(recipe, rates or measured_rates(recipe)))
-    return text, refusal(misfits(recipe, shape, sizing, gpu_bytes=gpu, host_bytes=host))
+    host = 0.0 if gpu_gib else host_bytes()
+    text = describe(recipe)
+    text += _comment("Memory", _memory(recipe, shape, sizing, gpu=gpu, host=host))
+    text += _comment("Time", _time(recipe, rates))
+    found = misfits(recipe, shape, sizing, gpu_bytes=gpu, host_bytes=host, gpus_here=len(here))
+    return text, refusal(found)
 
 
 def refusal(found: list[tuple[str, str]]) -> ConfigError | None:
@@ -93,13 +90,17 @@ def check_gpus(recipe: Recipe, gpu: float) -> None:
 
 
 def gpu_bytes() -> float:
-    """Memory of the smallest GPU of this machine, as NVIDIA's driver says; 0 without any."""
+    """Memory of the smallest GPU of this machine; 0 without any."""
+    return min(gpus_here(), default=0.0)
+
+
+def gpus_here() -> list[float]:
+    """Memory of every GPU of this machine, as NVIDIA's driver says."""
     if shutil.which("nvidia-smi") is None:
-        return 0.0
+        return []
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    sizes = [float(line) for line in done.stdout.split() if line.strip().replace(".", "").isdigit()]
-    return min(sizes, default=0.0) * MIB
+    return [float(line) * MIB for line in done.stdout.split() if line.strip().replace(".", "").isdigit()]
 
 
 def host_bytes() -> float:
@@ -129,7 +130,9 @@ def _memory(recipe: Recipe, shape: ModelShape, sizing: Sizing, *, gpu: float, ho
     )
     if gpu:
         yield f"One GPU has {_gib(gpu)}; a rank and each GPU of an engine take one each"
-    else:
+    if sizing.offloaded:
+        yield f"Of every rank, ZeRO-Offload moves {_gib(sizing.offloaded)} to host memory"
+    if not gpu:
         base = sum(need.count * HOST_BASELINE[need.who] for need in sizing.on_host) + HOST_BASELINE["everything else"]
         yield f"The machine: {_gib(sizing.host)} at the peak, {_gib(base)} of it libraries and Ray; it has {_gib(host)}"
 

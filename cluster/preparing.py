@@ -15,6 +15,7 @@ import ray
 from cluster.config import ModelConfig, Recipe
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
+from data.errors import DataError
 from data.load import load_questions
 from data.prompts import encode_prompt, encode_target, plain_prompt, target_text
 from data.records import Question
@@ -64,9 +65,25 @@ def prepare(recipe: Recipe, store: RunStore, splits: QuestionSplits, reporter: R
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(local_copy(model_dir), trust_remote_code=False, local_files_only=True)
+    check_prompts(recipe, splits, tokenizer)
     counts = ", ".join(f"{len(getattr(splits, name))} {name}" for name in ("train", "held_out", "warm_up"))
-    reporter.line(f"prepare  {counts} questions")
+    left_out = f"; rows left out: {splits.left_out}" if splits.left_out else ""
+    reporter.line(f"prepare  {counts} questions{left_out}")
     return Prepared(splits=splits, model_dir=model_dir, tokenizer=tokenizer)
+
+
+def check_prompts(recipe: Recipe, splits: QuestionSplits, tokenizer: Any) -> None:
+    """Refuse questions that do not fit before engines start, not when one is drawn. Raises `DataError`."""
+    limit = recipe.rollouts.max_prompt_tokens
+    lengths = {q: len(encode_prompt(q, tokenizer)) for q in (*splits.train, *splits.held_out)}
+    if too_long := [question for question, length in lengths.items() if length > limit]:
+        worst = max(too_long, key=lengths.__getitem__)
+        raise DataError(
+            f"{len(too_long)} of {len(lengths)} questions have prompts above rollouts.max_prompt_tokens = {limit}; the "
+            f"longest has {lengths[worst]} tokens ({worst.id}: {worst.stem[:60]!r})",
+            remedy=f"set rollouts.max_prompt_tokens to {lengths[worst]}, or leave the questions out "
+            "(data.questions.choices.max_chars)",
+        )
 
 
 def warm_up_sequences(prepared: Prepared) -> list[SupervisedSequence]:
@@ -111,7 +128,4 @@ def _parquet(splits: QuestionSplits) -> bytes:
 
 
 def _read(store: RunStore) -> QuestionSplits:
-    by_split: dict[str, list[Question]] = {"train": [], "held_out": [], "warm_up": []}
-    for question in read_parquet(Question, pa.BufferReader(store.storage.read(QUESTIONS))):
-        by_split[question.split].append(question)
-    return QuestionSplits(**{split: tuple(questions) for split, questions in by_split.items()})
+    return QuestionSplits.of(read_parquet(Question, pa.BufferReader(store.storage.read(QUESTIONS))))

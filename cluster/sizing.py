@@ -70,13 +70,15 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """The memory of a recipe, in bytes; ``kv_tokens`` is what the KV cache of one engine holds."""
+    """The memory of a recipe, in bytes; ``kv_tokens`` is what the KV cache of one engine holds, ``offloaded`` what
+    ZeRO-Offload moves from the GPU of one rank to host memory."""
 
     learner: Need
     engine: Need
     kv_tokens: int
     sync_bucket: float
     object_store: float
+    offloaded: float = 0.0
 
     @property
     def on_host(self) -> tuple[Need, ...]:
@@ -110,6 +112,7 @@ def estimate(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: floa
         kv_tokens=kv_tokens,
         sync_bucket=max(recipe.learner.sync_bucket_mib * MIB, wide * _largest_sent(recipe, shape)),
         object_store=wide * sent_parameters(recipe, shape),
+        offloaded=offloaded_bytes(recipe, shape, wide) if learner_on_gpu else 0.0,
     )
 
 
@@ -176,6 +179,15 @@ def learner_need(recipe: Recipe, shape: ModelShape, wide: int, *, on_gpu: bool) 
         on_gpu=on_gpu,
         parts=parts + backward_parts(recipe, shape, wide),
     )
+
+
+def offloaded_bytes(recipe: Recipe, shape: ModelShape, wide: int) -> float:
+    """Host memory of one rank with a GPU: masters, Adam's moments and gradients in fp32, parameters, the reference."""
+    learner = recipe.learner
+    weights = wide * shape.parameters / learner.ranks
+    state = 16 * trained_parameters(recipe, shape) / learner.ranks
+    copied = bool(recipe.grpo.kl.coefficient) and recipe.grpo.kl.offload
+    return state * learner.offload_optimizer + weights * (learner.offload_parameters + copied)
 
 
 def trained_parameters(recipe: Recipe, shape: ModelShape) -> float:
@@ -290,9 +302,18 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
 
 
 def misfits(
-    recipe: Recipe, shape: ModelShape, sizing: Sizing, *, gpu_bytes: float = 0.0, host_bytes: float = 0.0
+    recipe: Recipe,
+    shape: ModelShape,
+    sizing: Sizing,
+    *,
+    gpu_bytes: float = 0.0,
+    host_bytes: float = 0.0,
+    gpus_here: int = 1,
 ) -> list[tuple[str, str]]:
-    """(problem, remedy) of everything that cannot fit; the remedy names the recipe key. 0 bytes = not known."""
+    """(problem, remedy) of everything that cannot fit; the remedy names the recipe key. 0 bytes = not known.
+
+    ``gpus_here``: as many ranks share the ``host_bytes`` of one machine at most.
+    """
     found: list[tuple[str, str]] = []
     longest = recipe.max_model_tokens
     limits = "rollouts.max_prompt_tokens or rollouts.max_completion_tokens"
@@ -305,6 +326,23 @@ def misfits(
         (sizing.engine, recipe.rollouts.gpu_memory_fraction * gpu_bytes),
     )
     found += [_too_big(need, room) for need, room in rooms if need.on_gpu and gpu_bytes and need.peak > room]
+    together = min(gpus_here, recipe.learner.ranks) * (sizing.offloaded + HOST_BASELINE["learner rank"])
+    if host_bytes and sizing.offloaded and together > host_bytes:
+        found.append(
+            (
+                f"ZeRO-Offload needs {together / GIB:.1f} GiB of this machine's memory, it has "
+                f"{host_bytes / GIB:.1f} GiB",
+                "change learner.ranks, learner.offload_optimizer, learner.offload_parameters or grpo.kl.offload",
+            )
+        )
+    if sizing.engine.on_gpu and shape.heads % recipe.rollouts.tensor_parallel:
+        found.append(
+            (
+                f"rollouts.tensor_parallel {recipe.rollouts.tensor_parallel} does not divide the model's {shape.heads} "
+                "attention heads",
+                "set rollouts.tensor_parallel to a divisor",
+            )
+        )
     if host_bytes and sizing.on_host and sizing.host > host_bytes:
         biggest = max(sizing.on_host, key=lambda need: need.count * need.peak)
         found.append(

@@ -85,11 +85,13 @@ def build(
     from data.build import build_questions
 
     with plain_errors():
-        counts = build_questions(load_recipe(recipe, overrides).data.questions, out)
+        splits = build_questions(load_recipe(recipe, overrides).data.questions, out)
     place = f"{out.rstrip('/')}/questions.parquet"
-    said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    said = ", ".join(f"{split} {len(getattr(splits, split)):,}" for split in ("train", "held_out", "warm_up"))
     console = Console(highlight=False)
     console.print(f"questions by split: {said}", markup=False, soft_wrap=True)
+    if splits.left_out:
+        console.print(f"rows left out: {splits.left_out}", markup=False, soft_wrap=True)
     console.print(f"written to {place}; in a recipe: data.questions: {{source: parquet, path: {place}}}",
                   markup=False, soft_wrap=True)  # fmt: skip
 

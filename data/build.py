@@ -7,14 +7,15 @@ import io
 from data.config import QuestionSourceConfig
 from data.load import load_questions
 from data.records import Question
+from data.sources.hpo import QuestionSplits
 from data.storage import Storage
 from data.tables import to_table, write_parquet
 
 QUESTIONS = "questions.parquet"
 
 
-def build_questions(config: QuestionSourceConfig, location: str) -> dict[str, int]:
-    """Write the questions of all splits into a folder or URI; how many each split has.
+def build_questions(config: QuestionSourceConfig, location: str) -> QuestionSplits:
+    """Write the questions of all splits into a folder or URI, and return them.
 
     The order is that in which a run would have them, so a run that reads the file draws the same questions.
 
@@ -23,8 +24,7 @@ def build_questions(config: QuestionSourceConfig, location: str) -> dict[str, in
         SetupError: the place cannot be written.
     """
     splits = load_questions(config)
-    by_split = {"train": splits.train, "held_out": splits.held_out, "warm_up": splits.warm_up}
     sink = io.BytesIO()
-    write_parquet(to_table([q for questions in by_split.values() for q in questions], Question), sink)
+    write_parquet(to_table([*splits.train, *splits.held_out, *splits.warm_up], Question), sink)
     Storage.open(location, setting="--out").write(QUESTIONS, sink.getvalue())
-    return {split: len(questions) for split, questions in by_split.items()}
+    return splits

@@ -41,7 +41,8 @@ class ColumnsConfig(StrictModel):
     question: Annotated[str, Field(description="the question")] = "question"
     context: Annotated[str, Field(description="a text before it, or a list of sentences; may be absent")] = "context"
     options: Annotated[str, Field(description="label -> text, or a list of texts")] = "options"
-    answer: Annotated[str, Field(description="a label, an option's text, or an index from 0")] = "answer_idx"
+    answer: Annotated[str, Field(description="a label, an option's text, or an index")] = "answer_idx"
+    first_index: Annotated[int, Field(ge=0, le=1, description="what an index counts from: 0 or 1")] = 0
 
 
 class ChoicesConfig(StrictModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from data.config import QuestionSourceConfig
 from data.errors import DataError
 from data.records import Question
-from data.sources.choices import choices_splits
-from data.sources.hpo import QuestionSplits, hpo_splits
+from data.sources.choices import choices_splits, is_file
+from data.sources.hpo import SPLITS, QuestionSplits, hpo_splits
+from data.storage import Storage
 from data.tables import read_parquet
 
 
@@ -24,19 +25,39 @@ def load_questions(config: QuestionSourceConfig) -> QuestionSplits:
         from data.synthesis.run import synthesis_splits
 
         return synthesis_splits(config.synthesis)
-    by_split: dict[str, list[Question]] = {"train": [], "held_out": [], "warm_up": []}
+    questions = read_parquet(Question, config.path)
     seen: set[str] = set()
-    for row, question in enumerate(read_parquet(Question, config.path)):
-        if question.split not in by_split:
+    for row, question in enumerate(questions):
+        if question.split not in SPLITS:
             raise DataError(
-                f"row {row} of {config.path} has split {question.split!r}", remedy=f"use one of {sorted(by_split)}"
+                f"row {row} of {config.path} has split {question.split!r}", remedy=f"use one of {sorted(SPLITS)}"
             )
         if question.id in seen:
             raise DataError(
                 f"row {row} of {config.path} repeats question {question.id}", remedy="drop repeated questions"
             )
         seen.add(question.id)
-        by_split[question.split].append(question)
-    if not by_split["train"]:
+    splits = QuestionSplits.of(questions)
+    if not splits.train:
         raise DataError(f"{config.path} has no question with split 'train'", remedy="add questions to train on")
-    return QuestionSplits(**{split: tuple(questions) for split, questions in by_split.items()})
+    return splits
+
+
+def check_source(config: QuestionSourceConfig) -> None:
+    """Refuse a source that is not there, without reading it; the hub and installed packages are not asked.
+
+    Raises:
+        DataError: the file or folder does not exist.
+    """
+    places = {
+        "hpo": ("hpo.directory", config.hpo.directory),
+        "choices": ("choices.path", config.choices.path if is_file(config.choices.path) else ""),
+        "synthesis": ("synthesis.graph", config.synthesis.graph),
+        "parquet": ("path", config.path),
+    }
+    key, where = places[config.source]
+    if where and not Storage.open(where).exists():
+        raise DataError(
+            f"data.questions.{key} is {where!r}, and there is nothing at that place",
+            remedy=f"correct data.questions.{key}, or make what it names first",
+        )

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.errors import ConfigError
+from data.errors import ConfigError, SetupError
 from learner.config import KlConfig, LearnerConfig, OptimizerConfig
 
 PERSISTENT_BELOW = 10_000
 """Elements; smaller parameters (norms, biases) stay whole on every rank, which saves a collective each."""
 REDUCE_BUCKET = 50_000_000
 """Elements of the gradient buffer that ZeRO-3 keeps on each rank."""
+
+
+def resolve_device(learner: LearnerConfig, gpus: float) -> LearnerConfig:
+    """Replace "auto" in device and dtype by what a cluster with ``gpus`` GPUs can run.
+
+    Raises:
+        SetupError: CUDA is asked for and there are fewer GPUs than ranks.
+        ConfigError: a setting that the device does not have, such as offload on the CPU.
+    """
+    device = learner.device
+    if device == "auto":
+        device = "cuda" if gpus > 0 else "cpu"
+    if device == "cuda" and gpus < learner.ranks:
+        raise SetupError(
+            f"learner.ranks is {learner.ranks} on cuda, but the cluster has {gpus:g} GPUs",
+            remedy="lower learner.ranks, add GPUs, or set learner.device=cpu",
+        )
+    dtype = learner.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    resolved = learner.model_copy(update={"device": device, "dtype": dtype})
+    check_device_settings(resolved)
+    return resolved
 
 
 def check_device_settings(learner: LearnerConfig) -> None:

@@ -11,37 +11,12 @@ from typing import Any
 import ray
 
 from data.code import check_code
-from data.errors import EngineError, FlemingError, SetupError
+from data.errors import EngineError, FlemingError
 from data.places import place
-from learner.config import LearnerConfig
+from learner.deepspeed_config import check_reference_settings, resolve_device
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob, SupervisedResult
 
-__all__ = ["GrpoJob", "LearnerRun", "NcclTransfer", "SupervisedJob", "SupervisedResult", "resolve_device"]
-
-
-def resolve_device(learner: LearnerConfig, gpus: float) -> LearnerConfig:
-    """Replace "auto" in device and dtype by what a cluster with ``gpus`` GPUs can run.
-
-    Raises:
-        SetupError: CUDA is asked for and there are fewer GPUs than ranks.
-        ConfigError: a setting that the device does not have, such as offload on the CPU.
-    """
-    from learner.deepspeed_config import check_device_settings
-
-    device = learner.device
-    if device == "auto":
-        device = "cuda" if gpus > 0 else "cpu"
-    if device == "cuda" and gpus < learner.ranks:
-        raise SetupError(
-            f"learner.ranks is {learner.ranks} on cuda, but the cluster has {gpus:g} GPUs",
-            remedy="lower learner.ranks, add GPUs, or set learner.device=cpu",
-        )
-    dtype = learner.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
-    resolved = learner.model_copy(update={"device": device, "dtype": dtype})
-    check_device_settings(resolved)
-    return resolved
+__all__ = ["GrpoJob", "LearnerRun", "NcclTransfer", "SupervisedJob", "SupervisedResult"]
 
 
 def fit(job: GrpoJob | SupervisedJob, loop: Callable[[Any], Any], *, max_failures: int) -> Any:
@@ -125,7 +100,6 @@ class _LearnerRun:
 
     def run_grpo(self, job: GrpoJob) -> None:
         """Serve the controller until `StopLearner`; on any other end the mailbox learns why before this raises."""
-        from learner.deepspeed_config import check_reference_settings
         from learner.grpo_loop import grpo_loop
 
         reason = "the learner has stopped"

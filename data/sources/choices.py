@@ -2,7 +2,7 @@
 
 One row per question: a text, options, and which of them is right. MedQA, MedXpertQA, MMLU-Pro and many private sets
 differ in the names of the columns only (`ChoicesConfig`). The shape of a row is met where it differs: options as a
-mapping from label to text or as a list; the answer as a label, as the text of an option, or as an index from 0; a
+mapping from label to text or as a list; the answer as a label, as the text of an option, or as an index; a
 context as one text or as a list of sentences.
 
 A row that cannot be asked (an answer outside the options, repeated options, no text) is left out and counted: a public
@@ -22,9 +22,8 @@ from typing import Any
 from data.config import ChoicesConfig
 from data.errors import DataError
 from data.records import Option, Provenance, Question
-from data.sources.hpo import QuestionSplits
+from data.sources.hpo import SPLITS, QuestionSplits
 
-SPLITS = ("train", "held_out", "warm_up")
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Row = Mapping[str, Any]
 
@@ -38,31 +37,32 @@ def choices_splits(config: ChoicesConfig) -> QuestionSplits:
     questions, left_out = questions_of(rows_of(config), config)
     random.Random(f"{config.seed} choices").shuffle(questions)
     counts = (config.train_questions, config.held_out_questions, config.warm_up_questions)
+    why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
     if sum(counts) > len(questions):
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none"
         raise DataError(
-            f"{config.path} has {len(questions)} questions that fit, {sum(counts)} are asked for (left out: {why})",
+            f"{config.path} has {len(questions)} questions that fit, {sum(counts)} are asked for "
+            f"(left out: {why or 'none'})",
             remedy="ask for fewer train_questions, held_out_questions or warm_up_questions, or raise max_chars",
         )
-    parts: dict[str, tuple[Question, ...]] = {}
-    for split, count in zip(SPLITS, counts, strict=True):
-        parts[split] = tuple(replace(question, split=split) for question in questions[:count])
-        del questions[:count]
-    return QuestionSplits(**parts)
+    ends = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return QuestionSplits.of((replace(q, split=s) for q, s in zip(questions, ends, strict=False)), left_out=why)
 
 
 def questions_of(rows: Iterable[Row], config: ChoicesConfig) -> tuple[list[Question], Counter[str]]:
     """Questions in the order of ``rows``, each text once, and how many rows were left out for which reason.
 
     Raises:
-        DataError: a row lacks a column: then all do.
+        DataError: a row lacks a column: then all do; or all answers are integers that seem to count from 1.
     """
     asked: dict[str, Question] = {}
     left_out: Counter[str] = Counter()
+    numbers = _Numbers(config)
     for number, row in enumerate(rows):
+        numbers.look(row)
         question, reason = _question(row, number, config)
-        key = question.stem + question.context if question else ""
-        if question and len(key) + sum(len(option.text) for option in question.options) > config.max_chars > 0:
+        key = " ".join(f"{question.stem} {question.context}".split()).casefold() if question else ""
+        size = len(question.stem) + len(question.context) if question else 0
+        if question and size + sum(len(option.text) for option in question.options) > config.max_chars > 0:
             reason = "longer than max_chars"
         elif key in asked:
             reason = "repeated"
@@ -70,7 +70,38 @@ def questions_of(rows: Iterable[Row], config: ChoicesConfig) -> tuple[list[Quest
             asked[key] = question
             continue
         left_out[reason] += 1
+    numbers.check()
     return list(asked.values()), left_out
+
+
+class _Numbers:
+    """Notices answers numbered from 1 in a file that is read from 0: all its questions would be taught wrong."""
+
+    def __init__(self, config: ChoicesConfig) -> None:
+        self._config = config
+        self._zeros = self._beyond = 0
+
+    def look(self, row: Row) -> None:
+        columns = self._config.columns
+        answer = row.get(columns.answer) if isinstance(row, Mapping) else None
+        if isinstance(answer, int) and not isinstance(answer, bool):
+            self._zeros += answer == 0
+            self._beyond += answer == len(_options(row.get(columns.options)))
+
+    def check(self) -> None:
+        """Raises `DataError`."""
+        if self._config.columns.first_index == 0 and self._beyond > 1 and not self._zeros:
+            raise DataError(
+                f"the answers of {self._config.path} seem to be numbered from 1: {self._beyond} are equal to the "
+                "number of options, none is 0",
+                remedy="set data.questions.choices.columns.first_index to 1",
+            )
+
+
+def is_file(path: str) -> bool:
+    """True for a file, there or not; a name without an ending that is no path here is one of the hub."""
+    file = Path(path).expanduser()
+    return bool(file.suffix) or file.exists()
 
 
 def rows_of(config: ChoicesConfig) -> Iterator[Row]:
@@ -79,10 +110,11 @@ def rows_of(config: ChoicesConfig) -> Iterator[Row]:
     Raises:
         DataError: there is no such file, it is damaged, or the hub does not give the set.
     """
-    file = Path(config.path).expanduser()
-    if not file.suffix and not file.exists():
+    if not is_file(config.path):
         yield from _hub_rows(config)
         return
+    file = Path(config.path).expanduser()
+    where = str(file)
     try:
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -90,13 +122,24 @@ def rows_of(config: ChoicesConfig) -> Iterator[Row]:
             yield from pq.ParquetFile(file).read().to_pylist()
         elif file.suffix == ".jsonl":
             with file.open(encoding="utf-8-sig") as lines:
-                yield from (json.loads(line) for line in lines if line.strip())
+                for number, line in enumerate(lines, 1):
+                    where = f"{file}, line {number},"
+                    if line.strip():
+                        yield json.loads(line)
         elif file.suffix == ".json":
-            yield from json.loads(file.read_text(encoding="utf-8-sig"))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+            if not isinstance(content, list):
+                raise DataError(
+                    f"{file} holds {type(content).__name__}, not a list of questions",
+                    remedy="write a list of rows, or a row per line in a .jsonl file",
+                )
+            yield from content
         else:
             raise DataError(f"{file} is none of .jsonl, .json and .parquet", remedy="convert the file to one of them")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {str(error)[:160]}", remedy="give the path of a whole file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not text in UTF-8: {error.reason}", remedy="convert the file to UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {where}: {str(error)[:160]}", remedy="give the path of a whole file") from error
 
 
 def _hub_rows(config: ChoicesConfig) -> Iterator[Row]:
@@ -125,9 +168,11 @@ def _question(row: Row, number: int, config: ChoicesConfig) -> tuple[Question | 
             remedy="name the columns of your file in data.questions.choices.columns",
         )
     options = _options(row[columns.options])
-    label = _label(row[columns.answer], options)
+    label = _label(row[columns.answer], options, columns.first_index)
     if label is None:
         return None, "with an answer outside its options"
+    if len(options) > len(LABELS):
+        return None, f"with more than {len(LABELS)} options"
     if len({" ".join(option.text.split()).casefold() for option in options}) < len(options):
         return None, "with repeated options"
     name = config.name or Path(config.path).stem
@@ -159,16 +204,18 @@ def _options(value: object) -> tuple[Option, ...]:
         # A Parquet file writes null where a question lacks an option that another has.
         pairs = [(str(label).strip(), text) for label, text in value.items() if text is not None]
     elif isinstance(value, list | tuple):
-        pairs = list(zip(LABELS, value, strict=False))
+        # Beyond Z there are no labels; such a row is left out.
+        pairs = [(LABELS[index] if index < len(LABELS) else str(index), text) for index, text in enumerate(value)]
     else:
         pairs = []
     return tuple(Option(label=label, text=_text(text)) for label, text in pairs)
 
 
-def _label(answer: object, options: tuple[Option, ...]) -> str | None:
-    """The label that ``answer`` names: a label, else an option's whole text, else (for an integer) an index from 0."""
+def _label(answer: object, options: tuple[Option, ...], first: int) -> str | None:
+    """The label that ``answer`` names: a label, else an option's whole text, else (for an integer) an index that counts
+    from ``first``."""
     if isinstance(answer, int) and not isinstance(answer, bool):
-        return options[answer].label if 0 <= answer < len(options) else None
+        return options[answer - first].label if first <= answer < len(options) + first else None
     text = _text(answer)
     if any(option.label == text for option in options):
         return text

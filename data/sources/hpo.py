@@ -12,8 +12,9 @@ Splits share no base name, so nothing about a disease leaks from one into anothe
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from data.config import HpoConfig
 from data.errors import DataError
@@ -27,6 +28,7 @@ STEMS = (
     "Which finding is seen in {disease}?",
 )
 OPEN_BOOK = "open-book"
+SPLITS = ("train", "held_out", "warm_up")
 REASONING = "recall"
 CONTEXT = "{disease} is known for: {findings}."
 _MIN_FREQUENCY = 0.05
@@ -37,11 +39,24 @@ _TRIES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSplits:
-    """Questions by their use: RL, evaluation on diseases that RL never sees, and the supervised warm-up."""
+    """Questions by their use: RL, evaluation on diseases that RL never sees, and the supervised warm-up.
+
+    ``left_out`` says why rows of the source gave no question, and how many ("12 repeated").
+    """
 
     train: tuple[Question, ...]
     held_out: tuple[Question, ...] = ()
     warm_up: tuple[Question, ...] = ()
+    left_out: str = ""
+
+    @classmethod
+    def of(cls, questions: Iterable[Question], *, left_out: str = "") -> Self:
+        """By the split that every question names, in their order."""
+        by_split: dict[str, list[Question]] = {split: [] for split in SPLITS}
+        for question in questions:
+            by_split[question.split].append(question)
+        train, held_out, warm_up = (tuple(part) for part in by_split.values())
+        return cls(train=train, held_out=held_out, warm_up=warm_up, left_out=left_out)
 
 
 def hpo_splits(config: HpoConfig) -> QuestionSplits:

@@ -9,7 +9,7 @@ from data.graph.queries import KnowledgeGraph
 from data.sources.hpo import QuestionSplits
 from data.synthesis.compose import Made
 from data.synthesis.config import SynthesisConfig
-from data.synthesis.generate import SPLITS, generate, prepare
+from data.synthesis.generate import generate, prepare
 from data.synthesis.report import report_of
 from data.synthesis.rewriter import EndpointRewriter, rewrite
 
@@ -37,10 +37,10 @@ def synthesis_splits(config: SynthesisConfig) -> QuestionSplits:
         DataError: see `synthesize`; or there is nothing to train on.
     """
     questions = sorted((one.question for one in synthesize(config)[0]), key=lambda q: q.id)
-    by_split = {split: tuple(q for q in questions if q.split == split) for split in SPLITS}
-    if not by_split["train"]:
+    splits = QuestionSplits.of(questions)
+    if not splits.train:
         raise DataError(
             f"synthesis from {config.graph} gave no question to train on",
             remedy="raise data.questions.synthesis.questions, or build a graph of more sources",
         )
-    return QuestionSplits(**by_split)
+    return splits

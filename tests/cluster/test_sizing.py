@@ -21,7 +21,7 @@ from actors.engine_setup import read_model_files
 from cluster.cli import app
 from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe
 from cluster.model_shape import parse_config, shape_of
-from cluster.plan import check_gpus, describe_size
+from cluster.plan import check_gpus, dry_run_of
 from cluster.run_store import RunStore
 from cluster.sizing import GIB, Sizing, estimate, misfits
 from cluster.step_time import Rates, measured_rates, step_seconds
@@ -87,7 +87,7 @@ def test_a_packaged_model_is_read_from_its_header() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"hidden_size": None}, "lacks hidden_size"), ({"num_experts": 128}, "mixture of experts")],
+    [({"hidden_size": None}, "as hidden_size"), ({"num_experts": 128}, "mixture of experts")],
 )
 def test_what_cannot_be_estimated(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -222,6 +222,58 @@ def test_the_dry_run_shows_the_table_and_refuses(tmp_path: Path) -> None:
     assert fits.exit_code == 0 and "9,000 completion tokens/s" in fits.stdout and "(given)" in fits.stdout
 
 
+def test_what_a_run_would_refuse_the_dry_run_refuses(tmp_path: Path) -> None:
+    for change, said in (
+        ("learner.offload_optimizer=true", "learner.offload_optimizer is true on the CPU"),
+        ("grpo.kl={coefficient: 0.1, offload: true}", "grpo.kl.offload is true on the CPU"),
+        ("learner.device=cuda", "but the cluster has 0 GPUs"),
+        (
+            "data.questions={source: choices, choices: {path: /nowhere/at/all.jsonl}}",
+            "data.questions.choices.path is '/nowhere/at/all.jsonl', and there is nothing at that place",
+        ),
+        ("data.questions={source: parquet, path: /nowhere.parquet}", "data.questions.path is '/nowhere.parquet'"),
+    ):
+        shown = dry_run("--set", f"run.storage={tmp_path}", "--set", change)
+        assert shown.exit_code == 1 and said in shown.stderr, (change, shown.stderr)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e-300"])
+def test_amounts_that_cannot_be_reckoned_with(value: str) -> None:
+    for option in ("--gpu-memory-gib", "--tokens-per-second", "--learner-tokens-per-second"):
+        refused = dry_run(option, value)
+        assert refused.exit_code == 2 and "is not between" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_attention_heads": 0}, {"num_key_value_heads": "8"}, {"hidden_size": True}, {"head_dim": -1}]
+)
+def test_sizes_that_are_none(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"lacks a whole number above 0 as {next(iter(change))}"):
+        parse_config(QWEN2_7B | change, "m")
+
+
+def test_what_offload_moves_must_fit_the_host() -> None:
+    """Per parameter 12 bytes of masters and moments, 4 of fp32 gradients and the 2 of the weights."""
+    shape = parse_config(QWEN2_7B, "m")
+    asked = recipe(learner={"ranks": 2, "offload_optimizer": True, "offload_parameters": True})
+    sizing = estimate(asked, shape, on_gpu=True, gpu_bytes=80 * GIB)
+    assert sizing.offloaded == pytest.approx(18 * shape.parameters / 2)
+
+    def refused(host_gib: float, gpus: int) -> str:
+        found = misfits(asked, shape, sizing, gpu_bytes=80 * GIB, host_bytes=host_gib * GIB, gpus_here=gpus)
+        return "; ".join(problem for problem, _ in found)
+
+    assert "ZeRO-Offload needs 128.9 GiB of this machine's memory, it has 100.0 GiB" in refused(100, 8)
+    for host_gib, gpus, too_small in ((100, 1, False), (200, 8, False), (50, 1, True)):
+        assert ("ZeRO-Offload" in refused(host_gib, gpus)) == too_small
+
+
+def test_engines_divide_the_heads() -> None:
+    assert "rollouts.tensor_parallel 3 does not divide the model's 28 attention heads" in problems(
+        QWEN2_7B, 80, rollouts={"tensor_parallel": 3}, learner={"ranks": 8}
+    )
+
+
 def write_run(storage: Path, name: str, rows: list[dict[str, float]], *overrides: str) -> None:
     """A run directory with the metrics of its steps, started in the order of the names."""
     made = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={storage}", *overrides])
@@ -284,14 +336,14 @@ def test_rates_come_from_the_run_that_is_most_alike(tmp_path: Path) -> None:
     rates = measured_rates(base)
     assert rates is not None and "/a, last 2 steps" in rates.source and not rates.differs
     longer = override(base, "data.questions.hpo.options=6", "rollouts.temperature=0.5")
-    shown = describe_size(longer, gpu=0.0, rates=None)[0]
+    shown = dry_run_of(longer)[0]
     assert "/b, last 2 steps" in shown and "that run differs in rollouts.temperature: expect other figures" in shown
 
 
 def test_given_rates_say_what_they_assume() -> None:
     base = load_recipe(RECIPES / "quickstart.yaml")
     assert step_seconds(base, Rates(rollout=100.0)) == {"roll out": 64 * 8 * 24 / 100}
-    shown = describe_size(base, gpu=0.0, rates=Rates(rollout=100.0))[0]
+    shown = dry_run_of(base, tokens_per_second=100.0)[0]
     assert "24 tokens per completion, 1.00 groups sampled per question of a step, 100% of their tokens trained" in shown
 
 

@@ -57,7 +57,7 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path, suffix: str
     assert (first.answer_label, first.answer_text) == ("B", "Ceftriaxone")
     assert first.provenance.dataset == "set" and first.stem == f"Question {first.provenance.row}?"
     again = choices_splits(settings)
-    assert again == splits
+    assert again == splits and not splits.left_out
     assert choices_splits(settings.model_copy(update={"seed": 5})) != splits
 
 
@@ -97,6 +97,12 @@ def test_unfit_rows_are_left_out_and_counted(change: Mapping[str, Any], reason: 
     assert left_out == {reason: 1, "repeated": 1}
 
 
+def test_rows_left_out_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.jsonl", [*rows(3), ROW, ROW, ROW, {**ROW, "answer_idx": "Z"}])
+    splits = choices_splits(config(path, train_questions=2, held_out_questions=1))
+    assert splits.left_out == "2 repeated, 1 with an answer outside its options"
+
+
 def test_too_few_questions_say_why(tmp_path: Path) -> None:
     path = write(tmp_path / "set.jsonl", [*rows(3), {**ROW, "answer_idx": "Z"}])
     with pytest.raises(DataError, match=r"has 3 questions that fit, 96 are asked for \(left out: 1 with an answer"):
@@ -109,6 +115,43 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
     other = config(columns=ColumnsConfig(options="choices", answer="label"))
     (question,), _ = questions_of([{"question": "Q?", "choices": ["a", "b"], "label": 1}], other)
     assert question.answer_text == "b"
+
+
+def test_answers_numbered_from_1_are_noticed() -> None:
+    numbered = [{**row, "answer_idx": 1 + index % 2} for index, row in enumerate(rows(6))]
+    with pytest.raises(DataError, match=r"numbered from 1: 3 are equal to the number of options.*first_index"):
+        questions_of(numbered, config())
+    questions, left_out = questions_of(numbered, config(columns=ColumnsConfig(first_index=1)))
+    assert [q.answer_label for q in questions] == ["A", "B"] * 3 and not left_out
+    questions, left_out = questions_of([*numbered, {**ROW, "answer_idx": 0}], config())  # some are from 0: all are
+    assert left_out == {"with an answer outside its options": 3}
+
+
+def test_one_question_in_two_spellings_is_one() -> None:
+    _, left_out = questions_of([ROW, {**ROW, "question": " which  drug blocks cell wall synthesis?"}], config())
+    assert left_out == {"repeated": 1}
+
+
+def test_more_options_than_letters_are_left_out() -> None:
+    many = {**ROW, "options": [f"option {number}" for number in range(30)], "answer_idx": 2}
+    assert questions_of([many], config()) == ([], {"with more than 26 options": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', "a.jsonl, line 3,"),
+        ("b.jsonl", '{"a": "\xe9"}'.encode("latin-1"), "is not text in UTF-8"),
+        ("c.json", b"null", "holds NoneType, not a list"),
+        ("d.json", b"42", "holds int, not a list"),
+        ("e.json", b"[" * 200_000, "cannot read"),
+        ("f.jsonl", b"[" * 200_000, "cannot read"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        list(rows_of(config(tmp_path / name)))
 
 
 @pytest.mark.parametrize(("name", "content"), [("set.jsonl", "{"), ("set.json", "no"), ("set.parquet", "x")])

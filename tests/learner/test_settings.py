@@ -9,9 +9,8 @@ from pydantic import ValidationError
 
 from data.errors import ConfigError, SetupError
 from learner.config import GrpoConfig, KlConfig, LearnerConfig, LoraConfig, OptimizerConfig
-from learner.deepspeed_config import check_reference_settings, deepspeed_config, reference_config
+from learner.deepspeed_config import check_reference_settings, deepspeed_config, reference_config, resolve_device
 from learner.process import threads_per_rank, worker_environment
-from learner.trainer import resolve_device
 
 
 def test_auto_follows_the_cluster() -> None:
