@@ -8,7 +8,7 @@ peak is the backward pass, since the fused AdamW needs no memory beyond its stat
     weights bN/R + masters 4n/R + Adam 8n/R + gradients 4n/R + layers made whole + activations + logits
 Engine, one vLLM instance (b: of its own dtype): weights bN + KV cache + working memory.
 In host memory come the copies of a weight update: of rank 0 two that it hands out (n numbers each where the adapter
-travels alone), of an engine two while it loads (with an adapter the base's files, mapped, and the sums).
+travels alone), of an engine one while it loads (with an adapter two: the base's files, mapped, and the sums).
 
 The constants come from CPU runs and hold there within 20 % (tests/soak/test_sizing.py). The arithmetic for GPUs is the
 same and has not been compared with one.
@@ -293,7 +293,9 @@ def engine_need(recipe: Recipe, shape: ModelShape, *, on_gpu: bool, gpu_bytes: f
         ),
     )
     if not on_gpu:
-        parts += (Part(name="weights coming in", bytes=2 * weights, formula=f"2 x {wide} N", knob="rollouts.dtype"),)
+        copies = 2 if recipe.learner.sends_adapter else 1
+        formula = f"{copies} x {wide} N"
+        parts += (Part(name="weights coming in", bytes=copies * weights, formula=formula, knob="rollouts.dtype"),)
     count = rollouts.actors * split
     return Need(who="engine", count=count, on_gpu=on_gpu, parts=parts), int(cache // per_token)
 
