@@ -57,11 +57,9 @@ def read_model_files(model_dir: str) -> ModelFiles:
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).is_file():
             raise EngineError(f"{needed} is missing in model directory {model_dir}", remedy=remedy)
-    shards = weight_files(model_dir)
-    if not shards:
-        raise EngineError(f"no *.safetensors file in model directory {model_dir}", remedy=remedy)
     tensors: dict[str, tuple[int, ...]] = {}
     try:
+        shards = weight_files(model_dir)
         model = json.loads((folder / "config.json").read_text())
         generation_path = folder / "generation_config.json"
         generation = json.loads(generation_path.read_text()) if generation_path.is_file() else {}
@@ -71,6 +69,8 @@ def read_model_files(model_dir: str) -> ModelFiles:
                 tensors |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
     except (OSError, ValueError, SafetensorError) as error:
         raise EngineError(f"model directory {model_dir} is unreadable ({error})", remedy=remedy) from error
+    if not shards:
+        raise EngineError(f"no *.safetensors file in model directory {model_dir}", remedy=remedy)
     eos = {token for source in (model, generation) for token in _as_ids(source.get("eos_token_id"))}
     return ModelFiles(tensors=tensors, eos_token_ids=tuple(sorted(eos)), tied=bool(model.get("tie_word_embeddings")))
 

@@ -8,6 +8,7 @@ device. torch is imported by the functions that compute, since most of this room
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -71,8 +72,22 @@ def merged_weights(
 
 
 def weight_files(model_dir: str) -> list[Path]:
-    """The safetensors files of a model directory, by name."""
-    return sorted(Path(model_dir).glob("*.safetensors"))
+    """The safetensors files of a model directory, by name: those that transformers loads where its index or its one file
+    says so, since some models are published beside a second copy of themselves (``consolidated.safetensors``).
+
+    Raises:
+        ValueError: the index is damaged.
+    """
+    folder = Path(model_dir)
+    found = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    named = {"model.safetensors"}
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+            raise ValueError(f"{index.name} has no weight_map")
+        named = set(content["weight_map"].values())
+    return [path for path in found if path.name in named] or found
 
 
 def fingerprint(model_dir: str) -> str:

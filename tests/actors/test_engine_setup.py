@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from actors.engine_setup import (
 )
 from actors.ownership import descendants, process_stamp, watch_owner
 from data.errors import EngineError
+from data.low_rank import weight_files
 from data.wire import WeightBucket, WeightUpdate
 from learner.config import LoraConfig
 from tests.tiny_model import END, EOS, build_model, learnt_adapter, published, save_model, update_of
@@ -267,3 +269,19 @@ def test_a_guardian_kills_what_came_after_it_when_its_owner_is_killed(checkout: 
         os.kill(pid, signal.SIGKILL)
     assert len(left[before]) == 2
     assert len(left[after]) == (0 if mode == "stay" else 2)
+
+
+def test_a_second_copy_beside_a_model_is_not_read(tmp_path: Path) -> None:
+    """Mistral's directories hold the model twice, the second time under other names."""
+    save_model(build_model(0), tmp_path)
+    alone = read_model_files(str(tmp_path))
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "consolidated.safetensors")
+    assert weight_files(str(tmp_path)) == [tmp_path / "model.safetensors"]
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(alone.tensors, "model-00001-of-00001.safetensors")}))
+    assert weight_files(str(tmp_path)) == [tmp_path / "model-00001-of-00001.safetensors"]
+    assert read_model_files(str(tmp_path)) == alone
+    index.write_text("[]")
+    with pytest.raises(EngineError, match="has no weight_map"):
+        read_model_files(str(tmp_path))
