@@ -72,8 +72,10 @@ def merged_weights(
 
 
 def weight_files(model_dir: str) -> list[Path]:
-    """The safetensors files of a model directory, by name: those that transformers loads where its index or its one file
-    says so, since some models are published beside a second copy of themselves (``consolidated.safetensors``).
+    """The safetensors files of a model directory, by name.
+
+    Those that transformers loads, where the index or the usual name says so: some models are published beside a second
+    copy of themselves (``consolidated.safetensors``).
 
     Raises:
         ValueError: the index is damaged.

@@ -263,8 +263,12 @@ def test_a_guardian_kills_what_came_after_it_when_its_owner_is_killed(checkout: 
         if mode == "dismiss":
             time.sleep(0.5)
         owner.kill()
-    time.sleep(2)
-    left = {root: [p for p, stamp in family.items() if process_stamp(p) == stamp] for root, family in families.items()}
+    deadline = time.monotonic() + (20 if mode == "stay" else 2)
+    while True:
+        left = {root: [p for p, stamp in f.items() if process_stamp(p) == stamp] for root, f in families.items()}
+        if not left[after] or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     for pid in (*left[before], *left[after]):
         os.kill(pid, signal.SIGKILL)
     assert len(left[before]) == 2
