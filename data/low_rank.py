@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import EngineError
+from data.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     import torch
 
 _SAMPLE_BYTES = 1 << 20
+
+
+def check_targets(targets: Sequence[str], layers: Collection[str]) -> None:
+    """Refuse targets of an adapter that are not among the linear ``layers`` of the model. Raises `ConfigError`."""
+    wrong = [name for name in targets if name not in layers and name != "all-linear"]
+    if wrong:
+        raise ConfigError(
+            f"learner.lora.targets names {', '.join(wrong)}, which is no linear layer of the model",
+            remedy=f"name some of {', '.join(sorted(layers))}, or all-linear",
+        )
 
 
 def factor_names(weight: str) -> tuple[str, str]:

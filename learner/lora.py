@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from data.errors import ConfigError
-from data.low_rank import factor_names, merged
+from data.low_rank import check_targets, factor_names, merged
 from learner.config import LoraConfig
 
 ADAPTER = "default"
@@ -101,12 +100,7 @@ def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
     head = model.get_output_embeddings()
     linear = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
     layers = {name.rpartition(".")[2] for name in linear}
-    wrong = [name for name in targets if name not in layers and name != "all-linear"]
-    if wrong:
-        raise ConfigError(
-            f"learner.lora.targets names {', '.join(wrong)}, which is no linear layer of the model",
-            remedy=f"name some of {', '.join(sorted(layers))}, or all-linear",
-        )
+    check_targets(targets, layers)
 
 
 @contextmanager
