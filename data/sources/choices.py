@@ -83,10 +83,13 @@ class _Numbers:
 
     def look(self, row: Row) -> None:
         columns = self._config.columns
-        answer = row.get(columns.answer) if isinstance(row, Mapping) else None
-        if isinstance(answer, int) and not isinstance(answer, bool):
-            self._zeros += answer == 0
-            self._beyond += answer == len(_options(row.get(columns.options)))
+        number = _number(row.get(columns.answer)) if isinstance(row, Mapping) else None
+        if number is None:
+            return
+        options = _options(row.get(columns.options))
+        if str(number) not in {option.label for option in options}:
+            self._zeros += number == 0
+            self._beyond += number == len(options)
 
     def check(self) -> None:
         """Raises `DataError`."""
@@ -211,12 +214,20 @@ def _options(value: object) -> tuple[Option, ...]:
     return tuple(Option(label=label, text=_text(text)) for label, text in pairs)
 
 
+def _number(answer: object) -> int | None:
+    """A whole number; Parquet and pandas write 1.0 for 1 where other rows have none."""
+    if isinstance(answer, float) and answer.is_integer():
+        return int(answer)
+    return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
+
+
 def _label(answer: object, options: tuple[Option, ...], first: int) -> str | None:
-    """The label that ``answer`` names: a label, else an option's whole text, else (for an integer) an index that counts
-    from ``first``."""
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        return options[answer - first].label if first <= answer < len(options) + first else None
-    text = _text(answer)
+    """The label that ``answer`` names: a label, else (for a number) an index that counts from ``first``, else an option's
+    whole text."""
+    number = _number(answer)
+    text = _text(answer if number is None else number)
     if any(option.label == text for option in options):
         return text
+    if number is not None:
+        return options[number - first].label if first <= number < len(options) + first else None
     return next((option.label for option in options if option.text == text), None)

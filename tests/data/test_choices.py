@@ -65,6 +65,10 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path, suffix: str
     ("change", "label"),
     [
         ({"answer_idx": 1}, "B"),
+        ({"answer_idx": 1.0}, "B"),
+        ({"options": {"1": "Gentamicin", "2": "Ceftriaxone"}, "answer_idx": 2}, "2"),  # a label, not an index
+        ({"options": {"1": "Gentamicin", "2": "Ceftriaxone"}, "answer_idx": 1}, "1"),
+        ({"options": ["1", "2"], "answer_idx": "1"}, "A"),
         ({"answer_idx": "Ceftriaxone"}, "B"),
         ({"options": ["Gentamicin", "Ceftriaxone"], "answer_idx": 0}, "A"),
         ({"options": {"A": "Gentamicin", "B": "Ceftriaxone", "C": None}}, "B"),  # as Parquet fills a shorter row
@@ -81,6 +85,9 @@ def test_the_shapes_of_a_row(change: Mapping[str, Any], label: str) -> None:
     [
         ({"answer_idx": "E"}, "with an answer outside its options"),
         ({"answer_idx": 2}, "with an answer outside its options"),
+        ({"answer_idx": 0.5}, "with an answer outside its options"),
+        ({"answer_idx": float("nan")}, "with an answer outside its options"),
+        ({"answer_idx": True}, "with an answer outside its options"),
         ({"answer_idx": None}, "with an answer outside its options"),
         ({"options": {"A": "Ceftriaxone", "B": " ceftriaxone"}}, "with repeated options"),
         ({"question": " "}, "without a text or with empty options"),
