@@ -347,11 +347,13 @@ def misfits(
         )
     if host_bytes and sizing.on_host and sizing.host > host_bytes:
         biggest = max(sizing.on_host, key=lambda need: need.count * need.peak)
+        part = max((part for part in biggest.parts if part.knob != FIXED), key=lambda part: part.bytes)
+        many = {"learner rank": "learner.ranks", "engine": "rollouts.actors"}[biggest.who]
         found.append(
             (
                 f"the run needs {sizing.host / GIB:.1f} GiB of memory, this machine has {host_bytes / GIB:.1f} GiB; "
-                f"the largest part is {biggest.largest.name} of a {biggest.who}",
-                f"lower or change {biggest.largest.knob}",
+                f"the largest part that can be changed is {part.name} of {biggest.count} x {biggest.who}",
+                f"lower or change {part.knob}" + (f" or {many} ({biggest.count})" if biggest.count > 1 else ""),
             )
         )
     if (gpu_bytes or not sizing.engine.on_gpu) and sizing.kv_tokens < longest:

@@ -222,7 +222,7 @@ def _number(answer: object) -> int | None:
 
 
 def _label(answer: object, options: tuple[Option, ...], first: int) -> str | None:
-    """The label that ``answer`` names: a label, else (for a number) an index counted from ``first``, else a whole text."""
+    """The label that ``answer`` names: a label, else (for a number) an index from ``first`` on, else a text."""
     number = _number(answer)
     text = _text(answer if number is None else number)
     if any(option.label == text for option in options):

@@ -269,6 +269,20 @@ def test_what_offload_moves_must_fit_the_host() -> None:
         assert ("ZeRO-Offload" in refused(host_gib, gpus)) == too_small
 
 
+def test_a_run_too_big_for_the_machine_names_what_can_be_changed() -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml")
+    for change, remedy in (
+        ("learner.ranks=1000", "learner.max_tokens_per_micro_batch (16384), learner.activation_checkpointing or "
+         "learner.ranks (1000)"),
+        ("rollouts.actors=1000", "rollouts.kv_cache_gib (0.5) or rollouts.actors (1000)"),
+        ("rollouts.kv_cache_gib=1000", "rollouts.kv_cache_gib (1000)"),
+    ):  # fmt: skip
+        asked = override(base, change)
+        shape = shape_of(asked.model)
+        found = misfits(asked, shape, estimate(asked, shape, on_gpu=False), host_bytes=32 * GIB)
+        assert [how for _, how in found] == [f"lower or change {remedy}"]
+
+
 def test_engines_divide_the_heads() -> None:
     assert "rollouts.tensor_parallel 3 does not divide the model's 28 attention heads" in problems(
         QWEN2_7B, 80, rollouts={"tensor_parallel": 3}, learner={"ranks": 8}
