@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def _measured(recipe: Recipe) -> Iterator[tuple[str, Rates]]:
                 rows = store.committed_metrics()[-_LAST_STEPS:]
                 if rows:
                     yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
-        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ZeroDivisionError):
+        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ValueError, ZeroDivisionError):
             continue  # no run, a damaged one, or one of a version with other keys
 
 
@@ -92,19 +93,22 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     """Rates of the run of ``other`` from its metrics. Sums, not medians: a step with many refills is as much a part of
     the run as one with none."""
 
-    def total(name: str) -> float:
-        return sum(float(row[name]) for row in rows)
+    def column(name: str) -> list[float]:
+        values = [float(row[name]) for row in rows]
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{name} of {uri} is not finite")
+        return values
 
     loop = other.loop
-    groups = [float(row["rollout/groups"]) + float(row["rollout/failed_groups"]) for row in rows]
-    lengths = [float(row["rollout/completion_tokens_mean"]) for row in rows]
+    groups = [sum(counts) for counts in zip(column("rollout/groups"), column("rollout/failed_groups"), strict=True)]
     completions = [count * loop.samples_per_question for count in groups]
+    lengths = column("rollout/completion_tokens_mean")
     sampled = sum(count * length for count, length in zip(completions, lengths, strict=True))
-    trained = total("learner/tokens")
+    trained = sum(column("learner/tokens"))
     return Rates(
-        rollout=sampled / total("seconds/rollout"),
-        learner=trained / total("seconds/learn"),
-        sync_seconds=total("seconds/sync") / len(rows),
+        rollout=sampled / sum(column("seconds/rollout")),
+        learner=trained / sum(column("seconds/learn")),
+        sync_seconds=sum(column("seconds/sync")) / len(rows),
         completion_tokens=sampled / sum(completions),
         sampled_groups=sum(groups) / (len(rows) * loop.questions_per_step),
         trained_share=trained / (sampled * other.grpo.epochs_per_batch),

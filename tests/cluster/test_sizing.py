@@ -355,6 +355,26 @@ def test_rates_come_from_the_run_that_is_most_alike(tmp_path: Path) -> None:
     assert "/b, last 2 steps" in shown and "that run differs in rollouts.temperature: expect other figures" in shown
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rollout/groups": 0, "rollout/failed_groups": 0},
+        {"seconds/rollout": 0.0},
+        {"learner/tokens": math.nan},
+        {"seconds/learn": math.inf},
+        {"rollout/groups": "many"},
+        {"rollout/groups": None},
+    ],
+)
+def test_runs_with_damaged_figures_are_passed_over(tmp_path: Path, damage: dict[str, Any]) -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}"])
+    write_run(tmp_path, "b", [measured_step(64, 100.0, 1.0) | damage])
+    assert measured_rates(base) is None
+    write_run(tmp_path, "a", MEASURED)
+    rates = measured_rates(base)
+    assert rates is not None and "/a, last 2 steps" in rates.source
+
+
 def test_given_rates_say_what_they_assume() -> None:
     base = load_recipe(RECIPES / "quickstart.yaml")
     assert step_seconds(base, Rates(rollout=100.0)) == {"roll out": 64 * 8 * 24 / 100}
