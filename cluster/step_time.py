@@ -93,7 +93,10 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     """Rates of the run of ``other`` from its metrics. Sums, not medians: a step with many refills is as much a part of
     the run as one with none."""
 
-    def column(name: str) -> list[float]:
+    # A commit is written while the controller waits for the learner: its steps tell nothing about the learner's rate.
+    uncommitted = [row for row in rows if row["step"] % other.loop.checkpoint_every] or rows
+
+    def column(name: str, rows: Sequence[Mapping[str, Any]] = rows) -> list[float]:
         values = [float(row[name]) for row in rows]
         if not all(math.isfinite(value) for value in values):
             raise ValueError(f"{name} of {uri} is not finite")
@@ -107,7 +110,7 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     trained = sum(column("learner/tokens"))
     return Rates(
         rollout=sampled / sum(column("seconds/rollout")),
-        learner=trained / sum(column("seconds/learn")),
+        learner=sum(column("learner/tokens", uncommitted)) / sum(column("seconds/learn", uncommitted)),
         sync_seconds=sum(column("seconds/sync")) / len(rows),
         completion_tokens=sampled / sum(completions),
         sampled_groups=sum(groups) / (len(rows) * loop.questions_per_step),
@@ -131,7 +134,7 @@ def completion_tokens(recipe: Recipe, rates: Rates) -> float:
 
 
 def step_seconds(recipe: Recipe, rates: Rates) -> dict[str, float]:
-    """Seconds per phase of one step, evaluations left out; phases without a rate are left out too."""
+    """Seconds per phase of one step, evaluations and commits left out; phases without a rate are left out too."""
     loop = recipe.loop
     groups = loop.questions_per_step * rates.sampled_groups
     sampled = groups * loop.samples_per_question * completion_tokens(recipe, rates)

@@ -325,6 +325,7 @@ def test_an_earlier_run_of_the_same_kind_gives_the_rates(tmp_path: Path) -> None
     write_run(tmp_path, "b", [measured_step(1, 1.0, 1.0)], "rollouts.dtype=bfloat16")  # not comparable
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "run.yaml").write_text("{")
+    write_run(tmp_path, "0", [*MEASURED, MEASURED[0] | {"seconds/learn": 500.0}], "loop.checkpoint_every=3")
     rates = measured_rates(base)
     assert rates is not None and rates.source == f"measured by {tmp_path / 'a'}, last 2 steps" and not rates.differs
     assert [rates.sampled_groups, rates.trained_share] == pytest.approx([1.25, 1 / 3])
@@ -339,6 +340,9 @@ def test_an_earlier_run_of_the_same_kind_gives_the_rates(tmp_path: Path) -> None
         "learn": pytest.approx(150.0),
         "publish weights": 0.5,
     }
+    (tmp_path / "a" / "run.yaml").unlink()
+    committed = measured_rates(base)
+    assert committed is not None and "last 3 steps" in committed.source and committed.learner == rates.learner
     shorter = override(base, "rollouts.max_completion_tokens=10")
     assert step_seconds(shorter, rates)["roll out"] == pytest.approx(6.25)
 
