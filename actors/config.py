@@ -35,7 +35,9 @@ class RolloutConfig(StrictModel):
     max_prompt_tokens: Annotated[int, Field(ge=1, description="longer prompts are refused")] = 1024
     max_completion_tokens: Annotated[int, Field(ge=1, description="completions are cut here")] = 1024
     max_concurrent_requests: Annotated[int, Field(ge=1, description="sequences one engine decodes at once")] = 64
-    kv_cache_gib: Annotated[float, Field(gt=0, description="KV cache of a CPU engine, GiB of host memory")] = 1.0
+    kv_cache_gib: Annotated[float, Field(gt=0, le=1e6, description="KV cache of a CPU engine, GiB of host memory")] = (
+        1.0
+    )
     gpu_memory_fraction: Annotated[
         float, Field(gt=0, le=1, description="share of a GPU's memory that vLLM may take")
     ] = 0.85

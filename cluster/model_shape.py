@@ -101,7 +101,7 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
     """
     optional = [name for name in _OPTIONAL if config.get(name) is not None]
     missing = [name for name in (*_NAMES, *optional) if not _is_size(config.get(name))]
-    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
+    experts = [name for name, value in config.items() if name.endswith("experts") and value]
     if missing or experts:
         why = (
             f"lacks a whole number above 0 as {', '.join(missing)}"

@@ -10,10 +10,11 @@ from pathlib import Path
 from cluster.config import Recipe, dump_recipe
 from cluster.model_shape import ModelShape, shape_of
 from cluster.placement import parts_of
-from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, estimate, misfits
+from cluster.sizing import GIB, HOST_BASELINE, MIB, Need, Sizing, adapter_ends, estimate, misfits
 from cluster.step_time import Rates, completion_tokens, measured_rates, step_seconds
 from data.errors import ConfigError
 from data.load import check_source
+from data.low_rank import check_targets
 from data.storage import Storage
 from learner.deepspeed_config import check_reference_settings, resolve_device
 
@@ -58,6 +59,7 @@ def dry_run_of(
     given = tokens_per_second or learner_tokens_per_second
     rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if given else measured_rates(recipe)
     shape = shape_of(recipe.model)
+    check_targets(recipe.learner.lora.targets if recipe.learner.lora else (), adapter_ends(shape))
     sizing = estimate(recipe, shape, on_gpu=gpu > 0, gpu_bytes=gpu)
     host = 0.0 if gpu_gib else host_bytes()
     text = describe(recipe)

@@ -195,8 +195,15 @@ def trained_parameters(recipe: Recipe, shape: ModelShape) -> float:
     lora = recipe.learner.lora
     if lora is None:
         return float(shape.parameters)
+    ends = adapter_ends(shape)
+    named = ends if lora.targets == ("all-linear",) else lora.targets
+    return float(lora.rank * shape.layers * sum(ends.get(name, 0) for name in named))
+
+
+def adapter_ends(shape: ModelShape) -> dict[str, int]:
+    """Inputs and outputs together of every linear layer that an adapter may be on, by name."""
     hidden, query, key, wide = shape.hidden, shape.query_width, shape.kv_width, shape.feed_forward
-    ends = {
+    return {
         "q_proj": hidden + query,
         "k_proj": hidden + key,
         "v_proj": hidden + key,
@@ -205,8 +212,6 @@ def trained_parameters(recipe: Recipe, shape: ModelShape) -> float:
         "up_proj": hidden + wide,
         "down_proj": wide + hidden,
     }
-    named = ends if lora.targets == ("all-linear",) else lora.targets
-    return float(lora.rank * shape.layers * sum(ends.get(name, 0) for name in named))
 
 
 def sent_parameters(recipe: Recipe, shape: ModelShape) -> float:
@@ -329,22 +334,16 @@ def misfits(
     )
     found += [_too_big(need, room) for need, room in rooms if need.on_gpu and gpu_bytes and need.peak > room]
     together = min(gpus_here, recipe.learner.ranks) * (sizing.offloaded + HOST_BASELINE["learner rank"])
+    together += sizing.object_store + HOST_BASELINE["everything else"]
     if host_bytes and sizing.offloaded and together > host_bytes:
         found.append(
             (
-                f"ZeRO-Offload needs {together / GIB:.1f} GiB of this machine's memory, it has "
+                f"a run with ZeRO-Offload needs {together / GIB:.1f} GiB of this machine's memory, it has "
                 f"{host_bytes / GIB:.1f} GiB",
                 "change learner.ranks, learner.offload_optimizer, learner.offload_parameters or grpo.kl.offload",
             )
         )
-    if sizing.engine.on_gpu and shape.heads % recipe.rollouts.tensor_parallel:
-        found.append(
-            (
-                f"rollouts.tensor_parallel {recipe.rollouts.tensor_parallel} does not divide the model's {shape.heads} "
-                "attention heads",
-                "set rollouts.tensor_parallel to a divisor",
-            )
-        )
+    found += _undivided(recipe.rollouts.tensor_parallel, shape) if sizing.engine.on_gpu else []
     if host_bytes and sizing.on_host and sizing.host > host_bytes:
         biggest = max(sizing.on_host, key=lambda need: need.count * need.peak)
         part = max((part for part in biggest.parts if part.knob != FIXED), key=lambda part: part.bytes)
@@ -367,6 +366,19 @@ def misfits(
     return found
 
 
+def _undivided(split: int, shape: ModelShape) -> list[tuple[str, str]]:
+    """What vLLM cannot cut into ``split`` parts; fewer key-value heads than parts are repeated, evenly."""
+    fewer, more = sorted((split, shape.kv_heads))
+    sizes = {
+        "attention heads": shape.heads % split,
+        "key-value heads": more % fewer,
+        "hidden units": shape.feed_forward % split,
+    }
+    wrong = [name for name, rest in sizes.items() if rest]
+    problem = f"rollouts.tensor_parallel {split} does not divide the model's {' and '.join(wrong)}"
+    return [(problem, "set rollouts.tensor_parallel to a common divisor")] if wrong else []
+
+
 def _too_big(need: Need, room: float) -> tuple[str, str]:
     """The keys named are those of the largest parts that together make up what is too much."""
     knobs: dict[str, None] = {}
@@ -375,9 +387,9 @@ def _too_big(need: Need, room: float) -> tuple[str, str]:
         if excess > 0 and part.knob != FIXED:
             knobs |= dict.fromkeys(part.knob.split(", "))
             excess -= part.bytes
-    largest = need.largest
+    largest, article = need.largest, "an" if need.who == "engine" else "a"
     return (
-        f"a {need.who} needs {need.peak / GIB:.1f} GiB and has {room / GIB:.1f} GiB; its largest part is "
-        f"{largest.name} ({largest.bytes / GIB:.1f} GiB)",
+        f"{article} {need.who} needs {need.peak / GIB:.1f} GiB and has {max(0.0, room) / GIB:.1f} GiB; its "
+        f"largest part is {largest.name} ({largest.bytes / GIB:.1f} GiB)",
         f"change {', '.join(knobs)}",
     )

@@ -16,15 +16,15 @@ import yaml
 from actors.engine_setup import read_model_files
 from cluster.config import Recipe, differences, dump_recipe, override_recipe, parse_recipe
 from cluster.lease import Lease
+from cluster.model_shape import shape_of
 from cluster.run_store import RunStore, now
+from cluster.sizing import adapter_ends
 from data.code import code_hash
 from data.errors import RESUMABLE, ConfigError, FlemingError, RunStateError, SetupError
 from data.low_rank import check_targets
 from data.storage import Storage, local_copy
 from learner.packaged_model import packaged_gguf
 
-BUILT_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Linear layers of the models that a run builds itself: Qwen2's and Llama's."""
 MAY_CHANGE_ON_RESUME = (
     "run.name",  # both only say where the run lies: it may have been moved, or be mounted elsewhere on this node
     "run.storage",
@@ -170,15 +170,12 @@ def _check_writable(storage: Storage) -> None:
 def check_model(recipe: Recipe) -> None:
     """A model that is not there or is not whole, or lacks a layer that the adapter names, is refused before anything
     starts."""
-    layers = set(BUILT_LAYERS)
     if recipe.model.is_packaged:
         packaged_gguf(str(recipe.model.path))
-    elif recipe.model.path is not None:
-        tensors = read_model_files(local_copy(recipe.model.path)).tensors
-        layers = {
-            name.split(".")[-2] for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2
-        }
+    tensors = {} if recipe.model.is_built else read_model_files(local_copy(str(recipe.model.path))).tensors
     if recipe.learner.lora is not None:
+        matrices = {name for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2}
+        layers = {name.split(".")[-2] for name in matrices} or set(adapter_ends(shape_of(recipe.model)))
         check_targets(recipe.learner.lora.targets, layers - {"embed_tokens", "lm_head"})
 
 

@@ -23,6 +23,7 @@ _TELLS = (
     "rollouts.temperature",
     "rollouts.cpu",
     "loop.samples_per_question",
+    "loop.max_refill_rounds",
     "learner.lora",
     "learner.device",
     "learner.cpu",
@@ -85,7 +86,7 @@ def _measured(recipe: Recipe) -> Iterator[tuple[str, Rates]]:
                 rows = store.committed_metrics()[-_LAST_STEPS:]
                 if rows:
                     yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
-        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
             continue  # no run, a damaged one, or one of a version with other keys
 
 
@@ -98,8 +99,8 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
 
     def column(name: str, rows: Sequence[Mapping[str, Any]] = rows) -> list[float]:
         values = [float(row[name]) for row in rows]
-        if not all(math.isfinite(value) for value in values):
-            raise ValueError(f"{name} of {uri} is not finite")
+        if not all(math.isfinite(value) and value >= 0 for value in values):
+            raise ValueError(f"{name} of {uri} is no amount")
         return values
 
     loop = other.loop
@@ -108,6 +109,8 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     lengths = column("rollout/completion_tokens_mean")
     sampled = sum(count * length for count, length in zip(completions, lengths, strict=True))
     trained = sum(column("learner/tokens"))
+    if trained > 1.001 * sampled * other.grpo.epochs_per_batch or max(lengths) > other.rollouts.max_completion_tokens:
+        raise ValueError(f"{uri} trained on more tokens than it sampled, or sampled more than it may")
     return Rates(
         rollout=sampled / sum(column("seconds/rollout")),
         learner=sum(column("learner/tokens", uncommitted)) / sum(column("seconds/learn", uncommitted)),

@@ -13,19 +13,23 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
-from data.config import ChoicesConfig
+from data.config import ChoicesConfig, ColumnsConfig
 from data.errors import DataError
 from data.records import Option, Provenance, Question
 from data.sources.hpo import SPLITS, QuestionSplits
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ENDINGS = (".jsonl", ".json", ".parquet")
+CONTRADICTED = "that contradict each other"
 Row = Mapping[str, Any]
+Pairs = list[tuple[str, Any]]
 
 
 def choices_splits(config: ChoicesConfig) -> QuestionSplits:
@@ -52,59 +56,119 @@ def questions_of(rows: Iterable[Row], config: ChoicesConfig) -> tuple[list[Quest
     """Questions in the order of ``rows``, each text once, and how many rows were left out for which reason.
 
     Raises:
-        DataError: a row lacks a column: then all do; or all answers are integers that seem to count from 1.
+        DataError: a row lacks a column: then all do; or indices seem to count from another number than is said.
     """
+    rows = list(rows)
+    _check_columns(rows, config)
+    reading = _Reading.of(rows, config)
     asked: dict[str, Question] = {}
+    contradicted: set[str] = set()
     left_out: Counter[str] = Counter()
-    numbers = _Numbers(config)
     for number, row in enumerate(rows):
-        numbers.look(row)
-        question, reason = _question(row, number, config)
-        key = " ".join(f"{question.stem} {question.context}".split()).casefold() if question else ""
+        question, reason = _question(row, number, config, reading)
+        key = _key(question) if question else ""
         size = len(question.stem) + len(question.context) if question else 0
         if question and size + sum(len(option.text) for option in question.options) > config.max_chars > 0:
             reason = "longer than max_chars"
-        elif key in asked:
+        elif question and key in contradicted:
+            reason = CONTRADICTED
+        elif question and key in asked:
             reason = "repeated"
+            if _same(asked[key].answer_text) != _same(question.answer_text):
+                reason = CONTRADICTED  # nobody knows which is right: neither is asked
+                left_out[reason] += 1
+                contradicted.add(key)
+                del asked[key]
         elif question:
             asked[key] = question
             continue
         left_out[reason] += 1
-    numbers.check()
     return list(asked.values()), left_out
 
 
-class _Numbers:
-    """Notices answers numbered from 1 in a file that is read from 0: all its questions would be taught wrong."""
+def _check_columns(rows: Sequence[Row], config: ChoicesConfig) -> None:
+    """Raises `DataError` when a row lacks a column, or all lack a context that was named."""
+    columns = config.columns
+    wanted = [columns.question, columns.options, columns.answer]
+    for number, row in enumerate(rows):
+        missing = [name for name in wanted if not isinstance(row, Mapping) or name not in row]
+        if missing:
+            _refuse_columns(config, f"row {number} of {config.path}", missing, row)
+    if rows and columns.context != ColumnsConfig().context and not any(columns.context in row for row in rows):
+        _refuse_columns(config, config.path, [columns.context], rows[0])
 
-    def __init__(self, config: ChoicesConfig) -> None:
-        self._config = config
-        self._zeros = self._beyond = 0
 
-    def look(self, row: Row) -> None:
-        columns = self._config.columns
-        number = _number(row.get(columns.answer)) if isinstance(row, Mapping) else None
-        if number is None:
-            return
-        options = _options(row.get(columns.options))
-        if str(number) not in {option.label for option in options}:
-            self._zeros += number == 0
-            self._beyond += number == len(options)
+def _refuse_columns(config: ChoicesConfig, where: str, missing: list[str], row: object) -> NoReturn:
+    there = sorted(map(str, row))[:20] if isinstance(row, Mapping) else type(row).__name__
+    raise DataError(
+        f"{where} lacks {missing}; it has {there}",
+        remedy="name the columns of your file in data.questions.choices.columns",
+    )
 
-    def check(self) -> None:
-        """Raises `DataError`."""
-        if self._config.columns.first_index == 0 and self._beyond > 1 and not self._zeros:
+
+def _key(question: Question) -> str:
+    """One question in two spellings has one key."""
+    return _same("\n".join([question.stem, question.context, *sorted(option.text for option in question.options)]))
+
+
+def _same(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a number in the answer column means, decided once for a file: most of its rows must fit.
+
+    ``kind`` is "label", "text" or "index". One file that is read in two ways would be taught wrong in part.
+    """
+
+    kind: str
+    first: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], config: ChoicesConfig) -> Self:
+        """Raises `DataError` when more indices fit if they count from the other number."""
+        columns = config.columns
+        found = [(row[columns.answer], _options(row[columns.options])) for row in rows]
+        numbered = [(answer, number, pairs) for answer, pairs in found if (number := _number(answer)) is not None]
+        first, other = columns.first_index, 1 - columns.first_index
+        fits = {
+            "label": sum(str(number) in dict(pairs) for _, number, pairs in numbered),
+            "text": sum(str(number) in [_text(text) for _, text in pairs] for _, number, pairs in numbered),
+            "index": sum(first <= number < len(pairs) + first for _, number, pairs in numbered),
+        }
+        shifted = sum(other <= number < len(pairs) + other for _, number, pairs in numbered)
+        written = sum(isinstance(answer, str) for answer, _, _ in numbered)
+        order = ("label", "text", "index") if 2 * written > len(numbered) else ("label", "index", "text")
+        kind = max(order, key=lambda kind: fits[kind])
+        if kind == "index" and shifted > max(1, fits["index"]):
             raise DataError(
-                f"the answers of {self._config.path} seem to be numbered from 1: {self._beyond} are equal to the "
-                "number of options, none is 0",
-                remedy="set data.questions.choices.columns.first_index to 1",
+                f"the answers of {config.path} seem to be numbered from {other}: then {shifted:,} rows have the option "
+                f"that they name, counted from {first} only {fits['index']:,}",
+                remedy=f"set data.questions.choices.columns.first_index to {other}",
             )
+        return cls(kind, first)
+
+    def label(self, answer: object, pairs: Pairs) -> str | None:
+        """The label that ``answer`` names: a label or an option's whole text, or a number as the file means it."""
+        number = _number(answer)
+        text = _text(answer) if number is None else str(number)
+        if number is not None and self.kind == "index":
+            at = number - self.first
+            return pairs[at][0] if 0 <= at < len(pairs) and pairs[at][1] is not None else None
+        if (number is None or self.kind == "label") and text in dict(pairs):
+            return text
+        return None if number is not None and self.kind == "label" else _labelled(text, pairs)
+
+
+def _labelled(text: str, pairs: Pairs) -> str | None:
+    return next((label for label, option in pairs if _text(option) == text), None)
 
 
 def is_file(path: str) -> bool:
-    """True for a file, there or not; a name without an ending that is no path here is one of the hub."""
+    """True for a file, there or not; what has no ending of one and is no path here is a name of the hub."""
     file = Path(path).expanduser()
-    return bool(file.suffix) or file.exists()
+    return file.suffix in ENDINGS or file.exists()
 
 
 def rows_of(config: ChoicesConfig) -> Iterator[Row]:
@@ -122,7 +186,7 @@ def rows_of(config: ChoicesConfig) -> Iterator[Row]:
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from pq.ParquetFile(file).read().to_pylist()
+            yield from pq.ParquetFile(file).read().to_pylist(maps_as_pydicts="strict")
         elif file.suffix == ".jsonl":
             with file.open(encoding="utf-8-sig") as lines:
                 for number, line in enumerate(lines, 1):
@@ -159,74 +223,67 @@ def _hub_rows(config: ChoicesConfig) -> Iterator[Row]:
         ) from error
 
 
-def _question(row: Row, number: int, config: ChoicesConfig) -> tuple[Question | None, str]:
+def _question(row: Row, number: int, config: ChoicesConfig, reading: _Reading) -> tuple[Question | None, str]:
     """The question of a row, or None and why there is none."""
     columns = config.columns
-    wanted = [columns.question, columns.options, columns.answer]
-    missing = [name for name in wanted if not isinstance(row, Mapping) or name not in row]
-    if missing:
-        there = sorted(row)[:20] if isinstance(row, Mapping) else type(row).__name__
-        raise DataError(
-            f"row {number} of {config.path} lacks {missing}; it has {there}",
-            remedy="name the columns of your file in data.questions.choices.columns",
-        )
-    options = _options(row[columns.options])
-    label = _label(row[columns.answer], options, columns.first_index)
+    pairs = _options(row[columns.options])
+    label = reading.label(row[columns.answer], pairs)
+    # A Parquet file writes null where a question lacks an option that another has.
+    options = tuple(Option(label=name, text=_text(text)) for name, text in pairs if text is not None)
     if label is None:
         return None, "with an answer outside its options"
     if len(options) > len(LABELS):
         return None, f"with more than {len(LABELS)} options"
-    if len({" ".join(option.text.split()).casefold() for option in options}) < len(options):
+    if len({_same(option.text) for option in options}) < len(options):
         return None, "with repeated options"
+    context = _text(row.get(columns.context))
+    if not context and row.get(columns.context):
+        return None, "with a context that is no text"
     name = config.name or Path(config.path).stem
     try:
         question = Question(
             source=name,
             language=config.language,
             stem=_text(row[columns.question]),
-            context=_text(row.get(columns.context)),
+            context=context,
             options=options,
             answer_label=label,
             provenance=Provenance(dataset=name, row=str(number)),
         )
+        json.dumps([question.stem, question.context, [o.text for o in options]], ensure_ascii=False).encode()
     except DataError:
         return None, "without a text or with empty options"
+    except UnicodeEncodeError:
+        return None, "with half a character"
     return question, ""
 
 
 def _text(value: object) -> str:
-    """A text, or sentences joined by a space; nothing for null."""
+    """A text or a number, or sentences joined by a space; nothing for null and for what is no text."""
     if isinstance(value, list | tuple):
-        return " ".join(_text(part) for part in value)
-    # A structure is no text: its question is left out for want of one.
-    return "" if value is None or isinstance(value, Mapping) else str(value).strip()
+        parts = [_text(part) for part in value]
+        return " ".join(parts) if all(parts) else ""
+    if value is None or isinstance(value, Mapping | bytes) or value != value:  # NaN
+        return ""
+    return str(value).strip()
 
 
-def _options(value: object) -> tuple[Option, ...]:
+def _options(value: object) -> Pairs:
+    """(label, text) in their order; the text of an option that is not there is None."""
     if isinstance(value, Mapping):
-        # A Parquet file writes null where a question lacks an option that another has.
-        pairs = [(str(label).strip(), text) for label, text in value.items() if text is not None]
-    elif isinstance(value, list | tuple):
+        return [(str(label).strip(), text) for label, text in value.items()]
+    if isinstance(value, list | tuple):
         # Beyond Z there are no labels; such a row is left out.
-        pairs = [(LABELS[index] if index < len(LABELS) else str(index), text) for index, text in enumerate(value)]
-    else:
-        pairs = []
-    return tuple(Option(label=label, text=_text(text)) for label, text in pairs)
+        return [
+            (LABELS[at] if at < len(LABELS) else str(at), "" if text is None else text) for at, text in enumerate(value)
+        ]
+    return []
 
 
 def _number(answer: object) -> int | None:
-    """A whole number; Parquet and pandas write 1.0 for 1 where other rows have none."""
+    """A whole number, also in digits; Parquet and pandas write 1.0 for 1 where other rows have none."""
     if isinstance(answer, float) and answer.is_integer():
         return int(answer)
+    if isinstance(answer, str) and re.fullmatch(r"[0-9]{1,3}", answer.strip()):
+        return int(answer)
     return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
-
-
-def _label(answer: object, options: tuple[Option, ...], first: int) -> str | None:
-    """The label that ``answer`` names: a label, else (for a number) an index from ``first`` on, else a text."""
-    number = _number(answer)
-    text = _text(answer if number is None else number)
-    if any(option.label == text for option in options):
-        return text
-    if number is not None:
-        return options[number - first].label if first <= number < len(options) + first else None
-    return next((option.label for option in options if option.text == text), None)

@@ -96,6 +96,11 @@ def test_the_shapes_of_a_row(change: Mapping[str, Any], label: str) -> None:
         ({"options": [{"key": "A", "value": "one"}, {"key": "B", "value": "two"}]}, "with repeated options"),
         ({"question": {"text": "Which?"}}, "without a text or with empty options"),
         ({"context": "x" * 500}, "longer than max_chars"),
+        ({"context": {"contexts": ["one"]}}, "with a context that is no text"),
+        ({"context": [{"text": "one"}]}, "with a context that is no text"),
+        ({"question": b"\xff"}, "without a text or with empty options"),
+        ({"question": float("nan")}, "without a text or with empty options"),
+        ({"question": "half \ud800"}, "with half a character"),
     ],
 )
 def test_unfit_rows_are_left_out_and_counted(change: Mapping[str, Any], reason: str) -> None:
@@ -124,14 +129,56 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
     assert question.answer_text == "b"
 
 
-def test_answers_numbered_from_1_are_noticed() -> None:
-    numbered = [{**row, "answer_idx": 1 + index % 2} for index, row in enumerate(rows(6))]
-    with pytest.raises(DataError, match=r"numbered from 1: 3 are equal to the number of options.*first_index"):
-        questions_of(numbered, config())
-    questions, left_out = questions_of(numbered, config(columns=ColumnsConfig(first_index=1)))
-    assert [q.answer_label for q in questions] == ["A", "B"] * 3 and not left_out
-    questions, left_out = questions_of([*numbered, {**ROW, "answer_idx": 0}], config())  # some are from 0: all are
-    assert left_out == {"with an answer outside its options": 3}
+def numbered(answers: list[Any], options: Any = ("w", "x", "y", "z")) -> list[dict[str, Any]]:
+    return [{**row, "options": options, "answer_idx": a} for row, a in zip(rows(len(answers)), answers, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "first", "labels"),
+    [
+        ([0, 1, 3], ["w", "x", "y", "z"], 0, "ABD"),
+        ([1, 2, 4], ["w", "x", "y", "z"], 1, "ABD"),
+        (["0", "1", "3"], ["w", "x", "y", "z"], 0, "ABD"),  # digits in a text
+        ([1, 2, 3], {"1": "x", "2": "y", "3": "z"}, 0, "123"),  # labels
+        ([0, 1, 2], {"1": "x", "2": "y", "3": "z"}, 0, "123"),  # indices of options whose labels are numbers
+        ([2, 4, 8], [2, 4, 6, 8], 0, "ABD"),  # the options' texts
+        ([2.0, 0.0], {"A": "x", "B": None, "C": "y"}, 0, "CA"),  # a place that is empty counts
+    ],
+)
+def test_numbers_mean_one_thing_in_a_file(answers: list[Any], options: Any, first: int, labels: str) -> None:
+    settings = config(columns=ColumnsConfig(first_index=first))
+    questions, left_out = questions_of(numbered(answers, options), settings)
+    assert ("".join(q.answer_label for q in questions), left_out) == (labels, {})
+
+
+@pytest.mark.parametrize(
+    ("answers", "first"),
+    [([1, 2, 3, 4] * 10, 0), ([1, 2, 3, 4] * 10 + [0], 0), ([1, 2, 3] * 20 + [4], 0), ([0, 1, 2, 3] * 10, 1)],
+)
+def test_numbers_that_count_from_elsewhere_are_refused(answers: list[Any], first: int) -> None:
+    with pytest.raises(DataError, match=f"seem to be numbered from {1 - first}.*first_index to {1 - first}"):
+        questions_of(numbered(answers), config(columns=ColumnsConfig(first_index=first)))
+
+
+def test_rows_that_contradict_each_other_are_not_asked() -> None:
+    twin, other = {**ROW, "answer_idx": "A"}, {**ROW, "options": {"A": "Penicillin", "B": "Codeine"}}
+    questions, left_out = questions_of([ROW, ROW, twin, ROW, other], config())
+    assert [q.options[0].text for q in questions] == ["Penicillin"]  # the same text with other options is another one
+    assert left_out == {"repeated": 1, "that contradict each other": 3}
+
+
+def test_a_map_of_parquet_is_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "map.parquet"
+    kind = pa.map_(pa.string(), pa.string())
+    options = pa.array([[("B", "y"), ("A", "x")]], kind)
+    pq.write_table(pa.table({"question": ["Which?"], "options": options, "answer_idx": ["A"]}), path)
+    (question,), _ = questions_of(rows_of(config(path)), config(path))
+    assert (question.answer_label, question.answer_text) == ("A", "x")
+
+
+def test_a_context_that_was_named_must_be_there() -> None:
+    with pytest.raises(DataError, match=r"lacks \['abstract'\].*columns"):
+        questions_of(rows(3), config(columns=ColumnsConfig(context="abstract")))
 
 
 def test_one_question_in_two_spellings_is_one() -> None:
