@@ -163,6 +163,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path, help="append the result as a JSON line")
     arguments = parser.parse_args()
+    if arguments.steps < 3:
+        parser.error("--steps must be 3 or more: the first and the last are not timed")
     with tempfile.TemporaryDirectory() as folder:
         workload = Workload(
             model_dir=str(Path(folder, "model")),
