@@ -129,8 +129,12 @@ class _Reading:
     def of(cls, rows: Sequence[Row], config: ChoicesConfig) -> Self:
         """Raises `DataError` when more indices fit if they count from the other number."""
         columns = config.columns
-        found = [(row[columns.answer], _options(row[columns.options])) for row in rows]
-        numbered = [(answer, number, pairs) for answer, pairs in found if (number := _number(answer)) is not None]
+        answers = [(row[columns.answer], row) for row in rows]
+        numbered = [
+            (answer, number, _options(row[columns.options]))
+            for answer, row in answers
+            if (number := _number(answer)) is not None
+        ]
         first, other = columns.first_index, 1 - columns.first_index
         fits = {
             "label": sum(str(number) in dict(pairs) for _, number, pairs in numbered),
@@ -250,7 +254,7 @@ def _question(row: Row, number: int, config: ChoicesConfig, reading: _Reading) -
             answer_label=label,
             provenance=Provenance(dataset=name, row=str(number)),
         )
-        json.dumps([question.stem, question.context, [o.text for o in options]], ensure_ascii=False).encode()
+        "".join([question.stem, question.context, *(option.text for option in options)]).encode()
     except DataError:
         return None, "without a text or with empty options"
     except UnicodeEncodeError:

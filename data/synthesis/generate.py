@@ -22,6 +22,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.graph.queries import KnowledgeGraph
+from data.sources.hpo import SPLITS
 from data.synthesis.compose import Made, compose
 from data.synthesis.config import SynthesisConfig
 from data.synthesis.denied import non_indications
@@ -30,7 +31,6 @@ from data.synthesis.rings import RingMaker
 from data.synthesis.wording import lay_names
 from data.synthesis.world import KNOWN_FROM, World
 
-SPLITS = ("train", "held_out", "warm_up")
 _CHUNK = 16
 _LEAST_FINDINGS = 4
 _DRAWS_PER_ANCHOR = 60
