@@ -89,8 +89,9 @@ def flops(shape: Any, batch: TokenBatch) -> float:
     head = shape.hidden_size // shape.num_attention_heads
     attention = 2 * shape.hidden_size * (shape.hidden_size + head * shape.num_key_value_heads)
     layer: float = attention + 3 * shape.hidden_size * shape.intermediate_size
-    pairs = sum(n * (n + 1) / 2 for n in batch.segments.lengths)
-    body: float = shape.num_hidden_layers * (6.0 * layer * batch.input_ids.numel() + 12.0 * shape.hidden_size * pairs)
+    body: float = shape.num_hidden_layers * (
+        6.0 * layer * batch.input_ids.numel() + 12.0 * shape.hidden_size * batch.segments.pairs
+    )
     output: float = 6.0 * shape.vocab_size * shape.hidden_size * len(batch.targets)
     return body + output
 

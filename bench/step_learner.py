@@ -81,9 +81,8 @@ def step_flops(workload: Workload, batch: Any) -> float:
     width = head_dim * shape.num_attention_heads
     kv = head_dim * shape.num_key_value_heads
     per_layer = shape.hidden_size * (2 * width + 2 * kv) + 3 * shape.hidden_size * shape.intermediate_size
-    pairs = sum(n * (n + 1) / 2 for n in batch.segments.lengths)
     layers = shape.num_hidden_layers
-    body: float = 6.0 * layers * per_layer * batch.input_ids.numel() + 12.0 * layers * width * pairs
+    body: float = 6.0 * layers * per_layer * batch.input_ids.numel() + 12.0 * layers * width * batch.segments.pairs
     head: float = 6.0 * shape.vocab_size * shape.hidden_size * len(batch.targets)
     return body + head
 

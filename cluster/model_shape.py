@@ -99,17 +99,10 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
     Raises:
         ConfigError: a field is missing, or the model is a mixture of experts.
     """
-    optional = [name for name in _OPTIONAL if config.get(name) is not None]
-    missing = [name for name in (*_NAMES, *optional) if not _is_size(config.get(name))]
-    experts = [name for name, value in config.items() if name.endswith("experts") and value]
-    if missing or experts:
-        why = (
-            f"lacks a whole number above 0 as {', '.join(missing)}"
-            if missing
-            else f"is a mixture of experts ({experts[0]})"
-        )
+    wrong = _not_estimated(config)
+    if wrong:
         raise ConfigError(
-            f"the configuration of model {where} {why}, so its memory cannot be estimated",
+            f"the configuration of model {where} {wrong}, so its memory cannot be estimated",
             remedy="give the sizes of its config.json; only dense decoders (Llama, Qwen2, Qwen3 ...) are estimated",
         )
     heads = int(config["num_attention_heads"])
@@ -124,6 +117,28 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
         tied=bool(config.get("tie_word_embeddings")),
         max_positions=config.get("max_position_embeddings") or 2048,
     )
+
+
+def _not_estimated(config: Mapping[str, Any]) -> str:
+    """Why a configuration is not that of a dense decoder, or nothing."""
+    optional = [name for name in _OPTIONAL if config.get(name) is not None]
+    missing = [name for name in (*_NAMES, *optional) if not _is_size(config.get(name))]
+    if missing:
+        return f"lacks a whole number above 0 as {', '.join(missing)}"
+    experts = [name for name, value in config.items() if name.endswith("experts") and value]
+    if experts:
+        return f"is a mixture of experts ({experts[0]})"
+    classes = config.get("architectures")
+    if classes and not any(str(name).endswith("ForCausalLM") for name in classes):
+        return f"is no causal language model (architectures: {', '.join(map(str, classes))[:80]})"
+    if config.get("quantization_config"):
+        return "is quantised (quantization_config)"
+    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
+    if heads % kv_heads:
+        return f"has {heads} attention heads, no multiple of its {kv_heads} key-value heads"
+    if not isinstance(config.get("tie_word_embeddings") or False, bool):
+        return "has a tie_word_embeddings that is neither true nor false"
+    return ""
 
 
 def _is_size(value: object) -> bool:

@@ -1,8 +1,11 @@
 """Attention over a packed row, as an attention implementation of transformers: causal inside a segment, none across.
 
-On a GPU in half precision one variable-length flash kernel runs over all segments. Elsewhere the segments are run one
-after another with no mask at all: on the CPU that beats both a padded batch and a block-diagonal mask, whose cost grows
-with the square of the packed length (docs/performance.md has the figures).
+On a GPU in half precision one variable-length flash kernel runs over all segments. On the CPU a prompt that a group
+shares is computed once, in place: every span runs its causal attention, the completions of a prompt then look back at
+it in one call, and the two results are merged by their log-sum-exp (`PromptOnce`). What that cannot do (a sliding
+window shorter than a segment, values of another width than keys, fp32 on a GPU) runs segment after segment with no mask
+at all. Both beat a padded batch and a mask, whose cost grows with the square of the packed length
+(docs/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from learner.tensors import Segments
 
 ATTENTION = "fleming_segments"
 """The name under which `register` makes it known to transformers (``attn_implementation``)."""
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def register() -> None:
@@ -48,6 +53,9 @@ def segment_attention(
             f"{type(module).__name__} does not pass keyword arguments to its attention function",
             remedy="train a model whose attention in transformers takes an attention interface",
         )
+    if _in_place(query, key, value, segments, sliding_window):
+        out: torch.Tensor = PromptOnce.apply(query[0], key[0], value[0], segments, scaling)
+        return out.unsqueeze(0), None
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if segments.source is not None:
         q, k, v = (tensor.index_select(0, segments.source) for tensor in (q, k, v))
@@ -56,6 +64,91 @@ def segment_attention(
     if segments.collect is not None:
         out = out.index_select(0, segments.collect)
     return out.unsqueeze(0), None
+
+
+def _in_place(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, window: int | None
+) -> bool:
+    windowed = bool(window) and max(segments.lengths) > (window or 0)
+    return query.device.type == "cpu" and key.shape[-1] == value.shape[-1] and not windowed
+
+
+class PromptOnce(torch.autograd.Function):
+    """Attention in place over ``segments.spans`` and ``segments.look_backs``.
+
+    ``query``: [heads, P, D]; ``key``, ``value``: [kv_heads, P, D]; returns [P, heads, D].
+
+    A token that looks back has two softmaxes over disjoint keys, with outputs a, b and log-sum-exps s, t. One softmax
+    over all its keys has r = log(e^s + e^t) and the output a e^(s-r) + b e^(t-r). Flash attention's backward pass
+    computes probabilities anew from a log-sum-exp: given r and the merged output, it yields for each half the gradients
+    of the whole (Dao et al., FlashAttention, 2022, algorithm 4; merged as in Juravsky et al., Hydragen, 2024, section
+    3.1). The operators are those behind torch's `scaled_dot_product_attention`, which keeps the log-sum-exp to itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float | None
+    ) -> torch.Tensor:
+        heads, packed, width = query.shape
+        q, k, v = _by_key_head(query, key, value)
+        flat = query.new_empty(packed, heads, width)
+        out = _split_heads(flat.transpose(0, 1), len(key))
+        log_sums = query.new_empty(q.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+
+        def attend(queries: slice, keys: slice, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            parts = q[:, :, queries], k[:, :, keys], v[:, :, keys]
+            found: tuple[torch.Tensor, torch.Tensor] = _FORWARD(*parts, 0.0, causal, scale=scale)
+            return found
+
+        for span in segments.spans:
+            own = slice(span.start, span.stop)
+            out[:, :, own], log_sums[:, :, own] = attend(own, own, True)
+        for one in segments.look_backs:
+            queries = slice(one.queries.start, one.queries.stop)
+            before, before_sums = attend(queries, slice(one.keys.start, one.keys.stop), False)
+            merged = torch.logaddexp(log_sums[:, :, queries], before_sums)
+            shares = [(sums - merged).exp_().unsqueeze(-1) for sums in (log_sums[:, :, queries], before_sums)]
+            out[:, :, queries] = out[:, :, queries] * shares[0] + before * shares[1]
+            log_sums[:, :, queries] = merged
+        ctx.save_for_backward(query, key, value, flat, log_sums)
+        ctx.segments, ctx.scale = segments, scale
+        return flat
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, flat, log_sums = ctx.saved_tensors
+        q, k, v = _by_key_head(query, key, value)
+        out, d_out = (_split_heads(tensor.transpose(0, 1), len(key)) for tensor in (flat, gradient.contiguous()))
+        d_query, d_key, d_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        d_q = _split_heads(d_query, len(key))
+
+        def attend(queries: slice, keys: slice, causal: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            parts = d_out[:, :, queries], q[:, :, queries], k[:, :, keys], v[:, :, keys]
+            merged = out[:, :, queries], log_sums[:, :, queries]
+            own, of_keys, of_values = _BACKWARD(*parts, *merged, 0.0, causal, scale=ctx.scale)
+            return own, of_keys.sum(0), of_values.sum(0)
+
+        for span in ctx.segments.spans:
+            own = slice(span.start, span.stop)
+            d_q[:, :, own], d_key[:, own], d_value[:, own] = attend(own, own, True)
+        for one in ctx.segments.look_backs:
+            queries, keys = slice(one.queries.start, one.queries.stop), slice(one.keys.start, one.keys.stop)
+            of_queries, of_keys, of_values = attend(queries, keys, False)
+            d_q[:, :, queries] += of_queries
+            d_key[:, keys] += of_keys
+            d_value[:, keys] += of_values
+        return d_query, d_key, d_value, None, None
+
+
+def _split_heads(tensor: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """[heads, P, D] as [query heads of a key head, kv_heads, P, D]; a view."""
+    return tensor.unflatten(0, (kv_heads, -1)).transpose(0, 1)
+
+
+def _by_key_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each [query heads of a key head, kv_heads, P, D]; views: a key head is read by its query heads, never copied."""
+    q = _split_heads(query, len(key))
+    return q, key.expand(len(q), *key.shape), value.expand(len(q), *value.shape)
 
 
 def _varlen(

@@ -17,13 +17,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, Self
 
 from data.config import ChoicesConfig, ColumnsConfig
 from data.errors import DataError
 from data.records import Option, Provenance, Question
 from data.sources.hpo import SPLITS, QuestionSplits
+from data.storage import Storage
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ENDINGS = (".jsonl", ".json", ".parquet")
@@ -170,13 +171,21 @@ def _labelled(text: str, pairs: Pairs) -> str | None:
 
 
 def is_file(path: str) -> bool:
-    """True for a file, there or not; what has no ending of one and is no path here is a name of the hub."""
-    file = Path(path).expanduser()
-    return file.suffix in ENDINGS or file.exists()
+    """True for a file or URI, there or not; what has no ending of one and is no path here is a name of the hub."""
+    return "://" in path or _ending(path) in ENDINGS or Path(path).expanduser().exists()
+
+
+def _file_name(path: str) -> PurePosixPath:
+    """Without the options that a URI may have behind it (``s3://bucket/set.jsonl?region=eu-west-1``)."""
+    return PurePosixPath(path.partition("?")[0] if "://" in path else path)
+
+
+def _ending(path: str) -> str:
+    return _file_name(path).suffix.lower()
 
 
 def rows_of(config: ChoicesConfig) -> Iterator[Row]:
-    """The rows of a ``.jsonl``, ``.json`` (a list) or ``.parquet`` file, or of a data set on the hub.
+    """The rows of a ``.jsonl``, ``.json`` (a list) or ``.parquet`` file by path or URI, or of a data set on the hub.
 
     Raises:
         DataError: there is no such file, it is damaged, or the hub does not give the set.
@@ -184,29 +193,31 @@ def rows_of(config: ChoicesConfig) -> Iterator[Row]:
     if not is_file(config.path):
         yield from _hub_rows(config)
         return
-    file = Path(config.path).expanduser()
-    where = str(file)
+    file = Storage.open(config.path, setting="data.questions.choices.path")
+    ending = _ending(config.path)
+    if ending not in ENDINGS:
+        raise DataError(f"{file.uri} is none of .jsonl, .json and .parquet", remedy="convert the file to one of them")
+    where = file.uri
     try:
-        if file.suffix == ".parquet":
+        with file.fs.open_input_file(file.root) as stream:
+            content = stream.read_buffer()
+        if ending == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from pq.ParquetFile(file).read().to_pylist(maps_as_pydicts="strict")
-        elif file.suffix == ".jsonl":
-            with file.open(encoding="utf-8-sig") as lines:
-                for number, line in enumerate(lines, 1):
-                    where = f"{file}, line {number},"
-                    if line.strip():
-                        yield json.loads(line)
-        elif file.suffix == ".json":
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-            if not isinstance(content, list):
+            yield from pq.ParquetFile(content).read().to_pylist(maps_as_pydicts="strict")
+        elif ending == ".jsonl":
+            for number, line in enumerate(content.to_pybytes().splitlines(), 1):
+                where = f"line {number} of {file.uri}"
+                if line.strip():
+                    yield json.loads(line.decode("utf-8-sig"))
+        else:
+            rows = json.loads(content.to_pybytes().decode("utf-8-sig"))
+            if not isinstance(rows, list):
                 raise DataError(
-                    f"{file} holds {type(content).__name__}, not a list of questions",
+                    f"{file.uri} holds {type(rows).__name__}, not a list of questions",
                     remedy="write a list of rows, or a row per line in a .jsonl file",
                 )
-            yield from content
-        else:
-            raise DataError(f"{file} is none of .jsonl, .json and .parquet", remedy="convert the file to one of them")
+            yield from rows
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not text in UTF-8: {error.reason}", remedy="convert the file to UTF-8") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -243,7 +254,7 @@ def _question(row: Row, number: int, config: ChoicesConfig, reading: _Reading) -
     context = _text(row.get(columns.context))
     if not context and row.get(columns.context):
         return None, "with a context that is no text"
-    name = config.name or Path(config.path).stem
+    name = config.name or _file_name(config.path).stem
     try:
         question = Question(
             source=name,

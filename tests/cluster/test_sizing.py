@@ -82,7 +82,14 @@ def test_a_packaged_model_is_read_from_its_header() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"hidden_size": None}, "as hidden_size"), ({"num_experts": 128}, "mixture of experts")],
+    [
+        ({"hidden_size": None}, "as hidden_size"),
+        ({"num_experts": 128}, "mixture of experts"),
+        ({"architectures": ["BertForMaskedLM"]}, r"no causal language model \(architectures: BertForMaskedLM\)"),
+        ({"quantization_config": {"quant_method": "awq"}}, "is quantised"),
+        ({"num_key_value_heads": 3}, "28 attention heads, no multiple of its 3 key-value heads"),
+        ({"tie_word_embeddings": "false"}, "neither true nor false"),
+    ],
 )
 def test_what_cannot_be_estimated(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -14,7 +14,7 @@ import pytest
 from data.config import ChoicesConfig, ColumnsConfig, QuestionSourceConfig
 from data.errors import DataError
 from data.load import load_questions
-from data.sources.choices import choices_splits, questions_of, rows_of
+from data.sources.choices import choices_splits, is_file, questions_of, rows_of
 
 ROW = {
     "question": "Which drug blocks cell wall synthesis?",
@@ -194,8 +194,8 @@ def test_more_options_than_letters_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', "a.jsonl, line 3,"),
-        ("b.jsonl", '{"a": "\xe9"}'.encode("latin-1"), "is not text in UTF-8"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', "cannot read line 3 of .*a.jsonl: "),
+        ("b.jsonl", '{"a": "e"}\n{"a": "\xe9"}'.encode("latin-1"), "line 2 of .*b.jsonl is not text in UTF-8"),
         ("c.json", b"null", "holds NoneType, not a list"),
         ("d.json", b"42", "holds int, not a list"),
         ("e.json", b"[" * 200_000, "cannot read"),
@@ -206,6 +206,20 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, content: b
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         list(rows_of(config(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "SET.JSONL", "set.json", "set.parquet"])
+def test_a_file_may_be_named_by_a_uri_and_in_capitals(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist([ROW, ROW]), tmp_path / name)
+    else:
+        text = "\ufeff" + (json.dumps([ROW, ROW]) if name.endswith(".json") else f"{json.dumps(ROW)}\r\n" * 2)
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    rows = [list(rows_of(config(where))) for where in (tmp_path / name, (tmp_path / name).as_uri())]
+    assert rows[0] == rows[1] and [row["question"] for row in rows[0]] == [ROW["question"]] * 2
+    (question,), left_out = questions_of(rows[1], config((tmp_path / name).as_uri()))
+    assert question.source == Path(name).stem and left_out == {"repeated": 1}
+    assert is_file(f"s3://bucket/{name}?region=eu-west-1") and not is_file("org/name")
 
 
 @pytest.mark.parametrize(("name", "content"), [("set.jsonl", "{"), ("set.json", "no"), ("set.parquet", "x")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from data.wire import TrainSequence
-from learner.tensors import collate, scored_values
+from learner.tensors import LookBack, collate, scored_values
 
 
 def row(prompt: tuple[int, ...], tokens: tuple[int, ...]) -> TrainSequence:
@@ -26,6 +26,9 @@ def test_the_example_of_the_header() -> None:
     assert batch.segments.source.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9]
     read = batch.segments.source[batch.segments.collect]
     assert read.tolist() == list(range(10))  # every packed token reads its own output
+    assert batch.segments.spans == (range(5), range(5, 6), range(6, 10))
+    assert batch.segments.look_backs == (LookBack(range(5, 6), range(3)),)
+    assert batch.segments.pairs == 15 + 1 + 10 + 3
     assert batch.predictors.tolist() == [2, 3, 4, 2, 5, 7, 8, 9]
     assert batch.targets.tolist() == [6, 7, 0, 8, 9, 6, 6, 6]
     assert batch.mask.tolist() == [[True, True, True], [True, True, False], [True, True, True]]
@@ -34,9 +37,18 @@ def test_the_example_of_the_header() -> None:
     assert scored_values(rows, batch).tolist() == [[-1, -2, -3], [-1, -2, 0], [-1, -2, -3]]
 
 
+def test_completions_side_by_side_look_back_together() -> None:
+    p, q = (1, 2, 3), (4, 5)
+    rows = [row(p, (6, 7)), row(p, (8, 8, 8)), row(p, (9,)), row(p, (9, 9)), row(q, (7,)), row(p, (6, 6))]
+    segments = collate(rows).segments
+    assert segments.spans == (range(4), range(4, 6), range(6, 7), range(7, 9), range(9, 10))
+    assert segments.look_backs == (LookBack(range(4, 7), range(3)), LookBack(range(9, 10), range(3)))
+
+
 def test_without_a_shared_prompt_nothing_is_read_twice() -> None:
     batch = collate([row((1, 2), (3,)), row((4,), (5, 6))])
     assert batch.segments.source is None and batch.segments.collect is None
+    assert batch.segments.spans == (range(2), range(2, 4)) and not batch.segments.look_backs
     assert batch.input_ids.tolist() == [[1, 2, 4, 5]]
 
 
