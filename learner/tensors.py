@@ -38,8 +38,9 @@ class Segments:
     """Which packed tokens attend to each other, said in two ways, one for each kind of kernel (`learner.segments`).
 
     Laid out: causal inside a segment, nothing across. ``lengths``: tokens of each segment, E together. ``starts``:
-    int32 [segments + 1], their running sum. ``source``: [E], the packed token at each position. ``collect``: [P], where each
-    packed token's output is read. Both are None when no prompt is shared: then position and packed token are the same.
+    int32 [segments + 1], their running sum. ``source``: [E], the packed token at each position. ``collect``: [P], where
+    each packed token's output is read. Both are None when no prompt is shared: then position and packed token are the
+    same.
 
     In place: causal inside each of ``spans``, which together are the packed row, and whole from the queries of each of
     ``look_backs`` to its keys.
