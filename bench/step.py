@@ -12,7 +12,8 @@ those between, the median stands. Prompts are those of `recipes/smollm2-135m.yam
     plain     vllm.LLM.generate, with the settings of our engines; with seeds and log-probabilities, and without
     ours      rollout actor, Ray Train learner and weight sync, as a run wires them
     trl       GRPOTrainer with transformers' generate (its way on a machine without GPUs)
-    learner   our learner on ragged lengths, against the same model padded to the longest row
+    learner   our learner on rows of ragged lengths and different prompts, against the same model padded to the longest
+    groups    the same on whole groups, whose prompt we pack once and a padded batch repeats
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
-from step_learner import learner
+from step_learner import groups, learner
 from step_parts import Workload, matmul, ours, plain, prepare, watch_file
 from step_trl import trl
 
-PARTS = {"matmul": matmul, "plain": plain, "ours": ours, "trl": trl, "learner": learner}
+PARTS = {"matmul": matmul, "plain": plain, "ours": ours, "trl": trl, "learner": learner, "groups": groups}
 
 
 class MemoryWatch(threading.Thread):
@@ -120,16 +121,18 @@ def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
             for unit, name in (("seconds", "second"), ("cpu_s", "CPU second")):
                 ratio = rate(ours, "rollout", unit) / rate(plain, phase, unit)
                 found[f"our rollouts / vllm.LLM.generate ({phase}), tokens per {name}"] = ratio
-    if learner := results.get("learner"):
-        packed, padded = learner["phases"]["packed"], learner["phases"]["padded"]
-        found["packed / padded learner, tokens per second"] = padded["seconds"] / packed["seconds"]
-        found["packed / padded learner, tokens per CPU second"] = padded["cpu_s"] / packed["cpu_s"]
-        found["packed / padded learner, peak memory"] = packed["peak_mib"] / padded["peak_mib"]
-        if matmul := results.get("matmul"):
-            found["packed learner / matmul rate"] = learner["packed_flops"] / packed["seconds"] / matmul["flops"]
-            found["packed learner / matmul rate, per CPU second"] = (
-                learner["packed_flops"] / packed["cpu_s"] / matmul["flops_per_cpu_s"]
-            )
+    for name, rows in (("learner", "rows"), ("groups", "groups")):
+        if learner := results.get(name):
+            packed, padded = learner["phases"]["packed"], learner["phases"]["padded"]
+            found[f"packed / padded {rows}, tokens per second"] = padded["seconds"] / packed["seconds"]
+            found[f"packed / padded {rows}, tokens per CPU second"] = padded["cpu_s"] / packed["cpu_s"]
+            found[f"packed / padded {rows}, peak memory"] = packed["peak_mib"] / padded["peak_mib"]
+            if matmul := results.get("matmul"):
+                flops = learner["packed_flops"]
+                found[f"packed {rows} / matmul rate"] = flops / packed["seconds"] / matmul["flops"]
+                found[f"packed {rows} / matmul rate, per CPU second"] = (
+                    flops / packed["cpu_s"] / matmul["flops_per_cpu_s"]
+                )
     return found
 
 

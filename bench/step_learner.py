@@ -1,4 +1,4 @@
-"""The learner part of `bench/step.py`: packed rows under ZeRO-3 against the usual padded ones."""
+"""The learner parts of `bench/step.py`: packed rows under ZeRO-3 against the usual padded ones."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ from step_parts import Phases, Workload, one_rank, prompt_ids, steps
 
 
 def learner(workload: Workload) -> dict[str, Any]:
-    """Forward and backward of one ragged batch: packed under ZeRO-3 (one rank), and padded in plain transformers."""
+    """Rows of different prompts, so that only padding makes the difference."""
+    return _measured(workload, _rows(workload, shared=False))
+
+
+def groups(workload: Workload) -> dict[str, Any]:
+    """The groups of the workload: what training packs, with the prompt of a group once."""
+    return _measured(workload, _rows(workload, shared=True))
+
+
+def _measured(workload: Workload, rows: list[Any]) -> dict[str, Any]:
+    """A step on one ragged batch: packed under ZeRO-3 (one rank), and padded in plain transformers."""
     import torch.distributed as dist
 
     from learner.process import prepare_process
 
-    rows = _ragged(workload)
-    quarter = sum(row.length for row in rows) // 4
+    prompts = {row.prompt_token_ids for row in rows}
+    quarter = (sum(map(len, prompts)) + sum(len(row.token_ids) for row in rows)) // 4
     config = one_rank(workload).model_copy(update={"max_tokens_per_micro_batch": quarter})
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     prepare_process(config)
-    dist.init_process_group("gloo", init_method=f"file://{workload.scratch}/store", rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{workload.scratch}/store-{os.getpid()}", rank=0, world_size=1)
     phases = Phases()
     flops, shares = _packed(workload, config, rows, phases)
     _padded(workload, rows, phases)
@@ -28,22 +38,24 @@ def learner(workload: Workload) -> dict[str, Any]:
     return {"phases": phases, "tokens": tokens, "packed_flops": flops, "packed_tokens": shares}
 
 
-def _ragged(workload: Workload) -> list[Any]:
-    """Completion lengths spread evenly from 1 to the limit, each prompt with its own mix; no prompt is shared, so that
-    only padding makes the difference."""
+def _rows(workload: Workload, *, shared: bool) -> list[Any]:
+    """Completion lengths spread evenly from 1 to the limit; whole prompts, each with its group, or every row with a
+    prompt of its own, cut at random."""
     from data.wire import TrainSequence
 
     rng = random.Random(1)
     prompts = prompt_ids(workload)
     rows = []
     for index in range(workload.rows):
-        prompt = tuple(prompts[index % len(prompts)][: rng.randint(8, 10_000)])
+        if shared:
+            prompt = tuple(prompts[index // workload.group])
+        else:
+            prompt = (index % 1000 + 300, *prompts[index % len(prompts)][: rng.randint(8, 10_000)])
         length = rng.randint(1, workload.max_tokens)
         tokens = tuple(rng.randrange(300, 2000) for _ in range(length))
-        unique = (index % 1000 + 300, *prompt)
         rows.append(
             TrainSequence(
-                prompt_token_ids=unique,
+                prompt_token_ids=prompt,
                 token_ids=tokens,
                 sampled_logprobs=(-7.0,) * length,
                 advantage=rng.uniform(-1, 1),

@@ -30,7 +30,7 @@ from cluster.lease import Lease
 from cluster.metrics import MetricSink, RayMetricsSink, TensorBoardSink
 from cluster.monitoring.install import install_when_ready, root_of
 from cluster.monitoring.pulse import LoopState, Pulse
-from cluster.plan import check_gpus, gpu_bytes
+from cluster.plan import check_devices, check_gpus, gpu_bytes
 from cluster.preparing import Prepared, prepare, questions_of, warm_up_sequences
 from cluster.progress import Reporter
 from cluster.run_store import RunStore
@@ -43,7 +43,6 @@ from data.prompts import encode_prompt
 from data.sources.hpo import QuestionSplits
 from data.storage import Storage
 from data.wire import RestorePoint, WeightUpdate
-from learner.deepspeed_config import check_reference_settings, resolve_device
 from learner.jobs import GrpoJob, NcclTransfer, SupervisedJob
 from learner.mailbox import MailboxActor
 from learner.trainer import LearnerRun
@@ -62,7 +61,7 @@ def run_recipe(recipe: Recipe, *, resume: bool, verbose: bool = False) -> None:
     check_model(recipe)
     splits = questions_of(recipe, store)
     with Reporter() as reporter, ray_session(recipe, reporter.line, verbose=verbose) as session:
-        check_reference_settings(resolve_device(recipe.learner, session.gpus), recipe.grpo.kl)
+        check_devices(recipe, session.gpus)
         if session.gpus:
             check_gpus(recipe, ray.get(ray.remote(num_cpus=0, num_gpus=1)(gpu_bytes).remote()))
         reporter.line(f"run      {store.storage.uri}")
@@ -304,7 +303,8 @@ class _Run:
         return f"{self.recipe.run.name}/{part}"
 
     def _new_attempt(self) -> int:
-        return self.store.begin_attempt({"host": platform.node(), "reason": "the learner was restarted"})
+        about = {"host": platform.node(), "reason": "the learner was restarted"}
+        return self.store.begin_attempt({**about, "recipe": self.recipe.model_dump(mode="json")})
 
 
 def _nccl_transfer(recipe: Recipe, actors: Sequence[RayRollouts]) -> NcclTransfer | None:

@@ -53,8 +53,7 @@ def dry_run_of(
     """
     here = [] if gpu_gib else gpus_here()
     gpu = gpu_gib * GIB or min(here, default=0.0)
-    resolved = resolve_device(recipe.learner, recipe.learner.ranks if gpu else 0)  # a cluster may have more than here
-    check_reference_settings(resolved, recipe.grpo.kl)
+    check_devices(recipe, recipe.learner.ranks if gpu else 0)  # a cluster may have more than here
     check_source(recipe.data.questions)
     given = tokens_per_second or learner_tokens_per_second
     rates = Rates(rollout=tokens_per_second, learner=learner_tokens_per_second) if given else measured_rates(recipe)
@@ -74,6 +73,21 @@ def refusal(found: list[tuple[str, str]]) -> ConfigError | None:
     if not found:
         return None
     return ConfigError("; ".join(problem for problem, _ in found), remedy="; ".join(remedy for _, remedy in found))
+
+
+def check_devices(recipe: Recipe, gpus: int) -> None:
+    """Refuse settings that ``gpus`` GPUs, or a CPU where there is none, do not have.
+
+    Raises:
+        ConfigError: naming the setting.
+        SetupError: CUDA is asked for and there are no GPUs.
+    """
+    check_reference_settings(resolve_device(recipe.learner, gpus), recipe.grpo.kl)
+    if recipe.rollouts.tensor_parallel > 1 and not gpus:
+        raise ConfigError(
+            f"rollouts.tensor_parallel is {recipe.rollouts.tensor_parallel}, and there are no GPUs to split a model on",
+            remedy="set rollouts.tensor_parallel to 1, or plan for GPUs with --dry-run --gpu-memory-gib",
+        )
 
 
 def check_gpus(recipe: Recipe, gpu: float) -> None:

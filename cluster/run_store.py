@@ -3,7 +3,7 @@
 Layout under ``<run.storage>/<run.name>``
     run.yaml                              the resolved recipe, versions and seeds of the first attempt
     lease.json                            who is writing (host, process, heartbeat)
-    attempts/attempt-01.json              one per start of the controller or restart of the learner
+    attempts/attempt-01.json              one per start of the controller or restart of the learner: recipe, versions
     stages/<name>.json                    a finished stage and its figures
     commits/step-000020/controller.json   the controller's state after step 20
     commits/step-000020/COMMIT.json       written last; the only thing that resume reads
@@ -99,6 +99,11 @@ class RunStore:
         self._events = 0
         self.storage.write(f"attempts/attempt-{self.attempt:02d}.json", to_json({**about, "started_at": now()}))
         return self.attempt
+
+    def recipe_of(self, attempt: int) -> dict[str, Any] | None:
+        """The recipe that an attempt ran, which may differ from the first one's; None when it was not written."""
+        about: dict[str, Any] = json.loads(self.storage.read(f"attempts/attempt-{attempt:02d}.json"))
+        return about.get("recipe")
 
     def has_work(self) -> bool:
         """True when something has happened that is worth keeping: a finished stage, or completions sampled."""

@@ -205,7 +205,7 @@ class Attempt:
                 versions[package] = version(package)
         code = code_hash()
         about = {"host": platform.node(), "python": platform.python_version(), "versions": versions, "code": code}
-        number = store.begin_attempt(about)
+        number = store.begin_attempt({**about, "recipe": recipe.model_dump(mode="json")})
         if not store.storage.exists("run.yaml"):
             header: dict[str, Any] = {"started_at": now(), "seed": recipe.run.seed, **about}
             document = yaml.safe_dump(header, sort_keys=False) + "recipe:\n" + _indent(dump_recipe(recipe))

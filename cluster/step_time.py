@@ -81,11 +81,14 @@ def _measured(recipe: Recipe) -> Iterator[tuple[str, Rates]]:
         store = RunStore(storage.child(name))
         try:
             document = yaml.safe_load(store.storage.read("run.yaml"))
-            other = parse_recipe(document["recipe"])
+            rows = store.committed_metrics()[-_LAST_STEPS:]
+            if not rows:
+                continue
+            last = rows[-1]["attempt"]  # a run may be resumed with other engines or lengths
+            other = parse_recipe(store.recipe_of(last) or document["recipe"])
             if all(_value(other, key) == _value(recipe, key) for key in _SAME):
-                rows = store.committed_metrics()[-_LAST_STEPS:]
-                if rows:
-                    yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
+                rows = [row for row in rows if row["attempt"] == last]
+                yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
         except (FlemingError, yaml.YAMLError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
             continue  # no run, a damaged one, or one of a version with other keys
 

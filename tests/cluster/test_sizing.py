@@ -230,6 +230,7 @@ def test_what_a_run_would_refuse_the_dry_run_refuses(tmp_path: Path) -> None:
         ("learner.offload_optimizer=true", "learner.offload_optimizer is true on the CPU"),
         ("grpo.kl={coefficient: 0.1, offload: true}", "grpo.kl.offload is true on the CPU"),
         ("learner.device=cuda", "but the cluster has 0 GPUs"),
+        ("rollouts.tensor_parallel=2", "rollouts.tensor_parallel is 2, and there are no GPUs"),
         (
             "data.questions={source: choices, choices: {path: /nowhere/at/all.jsonl}}",
             "data.questions.choices.path is '/nowhere/at/all.jsonl', and there is nothing at that place",

@@ -22,7 +22,7 @@ def write_run(storage: Path, name: str, rows: list[dict[str, float]], *overrides
     """A run directory with the metrics of its steps, started in the order of the names."""
     made = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={storage}", *overrides])
     store = RunStore(Storage.open(str(storage / name)))
-    store.begin_attempt({})
+    store.begin_attempt({"recipe": made.model_dump(mode="json")})
     document = f"started_at: '{name}'\nrecipe:\n" + textwrap.indent(dump_recipe(made), "  ")
     store.storage.write("run.yaml", document.encode())
     for step, row in enumerate(rows, 1):
@@ -86,6 +86,21 @@ def test_rates_come_from_the_run_that_is_most_alike(tmp_path: Path) -> None:
     longer = override(base, "data.questions.hpo.options=6", "rollouts.temperature=0.5")
     shown = dry_run_of(longer)[0]
     assert "/b, last 2 steps" in shown and "that run differs in rollouts.temperature: expect other figures" in shown
+
+
+def test_a_resumed_run_counts_with_the_recipe_of_its_last_attempt(tmp_path: Path) -> None:
+    base = load_recipe(RECIPES / "quickstart.yaml", [f"run.storage={tmp_path}"])
+    write_run(tmp_path, "a", [row | {"seconds/rollout": 99.0} for row in MEASURED], "rollouts.actors=2")
+    assert measured_rates(base) is None
+    store = RunStore(Storage.open(str(tmp_path / "a")))
+    assert store.begin_attempt({"recipe": base.model_dump(mode="json")}) == 2
+    for step, row in enumerate(MEASURED, 3):
+        store.write_step(step, row, rollout_table([]))
+    store.commit(step=4, learner_checkpoint="c", controller_state={})
+    rates = measured_rates(base)
+    assert rates is not None and rates.source.endswith("last 2 steps")
+    assert step_seconds(base, rates)["roll out"] == pytest.approx(12.5)
+    assert measured_rates(override(base, "rollouts.actors=2")) is None
 
 
 @pytest.mark.parametrize(

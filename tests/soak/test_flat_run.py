@@ -120,11 +120,11 @@ def _get(url: str) -> str:
         return ""
 
 
-def quarters(samples: list[tuple[int, float]]) -> tuple[float, float]:
-    """Medians over the first and the last quarter of the steps."""
+def quarters(samples: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    """Values of the first and the last quarter of the steps, without the start and the end of the run."""
     first = [value for step, value in samples if STEPS * 0.05 < step <= STEPS * 0.25]
-    last = [value for step, value in samples if step > STEPS * 0.75]
-    return statistics.median(first), statistics.median(last)
+    last = [value for step, value in samples if STEPS * 0.75 < step < STEPS]
+    return first, last
 
 
 def slope(samples: list[tuple[int, float]], low: float, high: float) -> float:
@@ -164,7 +164,7 @@ def test_no_process_grows(watched: tuple[Watch, RunStore]) -> None:
     for name, samples in sorted(watch.rss.items()):
         if not lived_through(samples):
             continue
-        first, last = quarters(samples)
+        first, last = map(statistics.median, quarters(samples))
         seen.add(name.split()[0])
         runs.say(f"{first:8.0f} MiB -> {last:8.0f} MiB  {name}")
         if last - first > max(GROWTH_MIB, GROWTH_SHARE * first):
@@ -178,11 +178,10 @@ def test_no_object_stays_behind(watched: tuple[Watch, RunStore]) -> None:
     assert set(watch.store) == {"num_local_objects", "used_memory"}
     for name, samples in watch.store.items():
         # What is on its way comes and goes within a step; what stays behind lies below the lowest of many looks.
-        first = min(value for step, value in samples if STEPS * 0.05 < step <= STEPS * 0.25)
-        last = min(value for step, value in samples if STEPS * 0.75 < step < STEPS)
-        looks = sum(STEPS * 0.75 < step < STEPS for step, _ in samples)
-        runs.say(f"object store, {name}: {first:,.0f} -> {last:,.0f}, lowest of {looks} looks")
-        assert looks >= 5
+        early, late = quarters(samples)
+        first, last = min(early), min(late)
+        runs.say(f"object store, {name}: {first:,.0f} -> {last:,.0f}, lowest of {len(late)} looks")
+        assert len(late) >= 5
         assert last <= 1.1 * first + 2, name
 
 
@@ -190,7 +189,7 @@ def test_a_step_takes_as_long_at_the_end(watched: tuple[Watch, RunStore]) -> Non
     watch, store = watched
     rows = store.committed_metrics()
     assert len(rows) == STEPS
-    wall = quarters([(int(row["step"]), row["seconds/step"]) for row in rows])
+    wall = [statistics.median(part) for part in quarters([(int(row["step"]), row["seconds/step"]) for row in rows])]
     runs.say(f"seconds per step: {wall[0]:.2f} -> {wall[1]:.2f}")
     # Work per step is compared by processor time: the wall clock of a shared machine measures its other users.
     for role in ("driver", "learner", "engine"):
