@@ -12,9 +12,11 @@ MEMORY = {"learner": "learner", "engine": "vLLM", "rollout": "rollout actor", "d
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) -> bytes:
-    """A PNG with the metrics rows of a run (`cluster.monitoring.catalogue.METRICS`), one row per step.
+    """A PNG with the metrics rows of a run (`cluster.monitoring.catalogue.METRICS`), one row per step; a row of step 0
+    may hold the evaluation before RL.
 
-    Left: accuracy of the training rollouts, greedy accuracy on the fixed subsets, format rate and the level of chance.
+    Left: accuracy of the training rollouts, accuracy on the fixed subsets with its 95 % interval, format rate and the
+    level of chance.
     Right: the gap between sampled and trained log-probabilities, which should stay near zero, and entropy.
     """
     import matplotlib
@@ -26,10 +28,10 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     _series(left, rows, "rollout/format_rate", "format rate, rollouts", COLORS["format"], linewidth=1.2)
     _series(left, rows, "rollout/reward_mean", "reward, rollouts", COLORS["reward"], linewidth=1.2)
     _series(left, rows, "rollout/accuracy", "accuracy, rollouts", COLORS["sampled"], linewidth=2)
-    _series(left, rows, "eval/train_greedy", "greedy, training questions", COLORS["train"], marker="o", markersize=5)
-    _series(
-        left, rows, "eval/held_out_greedy", "greedy, held-out questions", COLORS["held_out"], marker="s", markersize=5
-    )
+    _evaluated(left, rows, "eval/train_greedy", "greedy, training questions", COLORS["train"], marker="o")
+    _evaluated(left, rows, "eval/held_out_greedy", "greedy, held-out questions", COLORS["held_out"], marker="s")
+    sampled = {"marker": "D", "linestyle": "--"}
+    _evaluated(left, rows, "eval/held_out_sampled", "sampled, held-out questions", COLORS["held_out"], **sampled)
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
     left.set(ylim=(0, 1.12), xlabel="optimiser step", ylabel="share", title=title)
     left.legend(fontsize=8, loc="center right")
@@ -87,3 +89,11 @@ def _series(axis: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str,
     points = [(row["step"], row[name]) for row in rows if name in row]
     if points:
         axis.plot(*zip(*points, strict=True), label=label, color=color, **style)
+
+
+def _evaluated(axis: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str, color: str, **style: Any) -> None:
+    """A series of shares with the ends of their intervals, where a row has them."""
+    _series(axis, rows, name, label, color, markersize=5, **style)
+    ends = [(row["step"], row[f"{name}_low"], row[f"{name}_high"]) for row in rows if f"{name}_low" in row]
+    if ends:
+        axis.vlines(*zip(*ends, strict=True), color=color, linewidth=1, alpha=0.6)

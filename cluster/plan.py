@@ -75,7 +75,7 @@ def refusal(found: list[tuple[str, str]]) -> ConfigError | None:
     return ConfigError("; ".join(problem for problem, _ in found), remedy="; ".join(remedy for _, remedy in found))
 
 
-def check_devices(recipe: Recipe, gpus: int) -> None:
+def check_devices(recipe: Recipe, gpus: float) -> None:
     """Refuse settings that ``gpus`` GPUs, or a CPU where there is none, do not have.
 
     Raises:

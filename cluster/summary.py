@@ -28,11 +28,10 @@ def print_summary(
 ) -> None:
     """Draw the learning curve into the run directory and print before and after side by side."""
     rows = store.committed_metrics()
-    store.storage.write(
-        "learning_curve.png", learning_curve(rows, title=f"Learning curve of {recipe.run.name}", chance=chance)
-    )
-    store.storage.write("costs.png", cost_curve(rows, title=f"Seconds per step of {recipe.run.name}"))
     before, after = evaluations.get("before", {}), evaluations.get("after", {})
+    curve = learning_curve([{"step": 0, **before}, *rows], title=f"Learning curve of {recipe.run.name}", chance=chance)
+    store.storage.write("learning_curve.png", curve)
+    store.storage.write("costs.png", cost_curve(rows, title=f"Seconds per step of {recipe.run.name}"))
     reporter.line("")
     reporter.line(f"{'accuracy, 95 % interval':32}{'before RL':>20}{'after RL':>20}   (chance {chance:.0%})")
     for label, name in ROWS:

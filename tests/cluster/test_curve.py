@@ -19,7 +19,19 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("rows", [[], [{"step": 1, **FULL}], [{"step": 1, **FULL}, {"step": 2, "seconds/learn": 1.0}]])
+BEFORE = {"step": 0, "eval/train_greedy": 0.2, "eval/train_greedy_low": 0.1, "eval/train_greedy_high": 0.3}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": 1, **FULL}],
+        [{"step": 1, **FULL}, {"step": 2, "seconds/learn": 1.0}],
+        [BEFORE, {"step": 1, **FULL}],
+        [{"step": 0}, {"step": 1, **FULL}],
+    ],
+)
 def test_pictures(rows: list[dict[str, float]]) -> None:
     for picture in (learning_curve(rows, title="t", chance=0.25), cost_curve(rows, title="t")):
         assert picture.startswith(b"\x89PNG") and len(picture) > 5000
