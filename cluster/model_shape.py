@@ -103,7 +103,7 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
     if wrong:
         raise ConfigError(
             f"the configuration of model {where} {wrong}, so its memory cannot be estimated",
-            remedy="give the sizes of its config.json; only dense decoders (Llama, Qwen2, Qwen3 ...) are estimated",
+            remedy="correct its config.json, or give a dense decoder (Llama, Mistral, Qwen2, Qwen3 ...) in model.path",
         )
     heads = int(config["num_attention_heads"])
     return ModelShape(
@@ -128,12 +128,15 @@ def _not_estimated(config: Mapping[str, Any]) -> str:
     experts = [name for name, value in config.items() if name.endswith("experts") and value]
     if experts:
         return f"is a mixture of experts ({experts[0]})"
-    classes = config.get("architectures")
-    if classes and not any(str(name).endswith("ForCausalLM") for name in classes):
-        return f"is no causal language model (architectures: {', '.join(map(str, classes))[:80]})"
+    named = config.get("architectures") or "ForCausalLM"
+    classes = [str(name) for name in (named if isinstance(named, list) else [named])]
+    if not any(name.endswith("ForCausalLM") for name in classes):
+        return f"is no causal language model (architectures: {', '.join(classes)[:80]})"
     if config.get("quantization_config"):
         return "is quantised (quantization_config)"
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
+    if config["hidden_size"] < heads:
+        return f"has {heads} attention heads, more than its hidden_size of {config['hidden_size']}"
     if heads % kv_heads:
         return f"has {heads} attention heads, no multiple of its {kv_heads} key-value heads"
     if not isinstance(config.get("tie_word_embeddings") or False, bool):
@@ -142,12 +145,12 @@ def _not_estimated(config: Mapping[str, Any]) -> str:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
 
 
 def _read_config(path: str) -> dict[str, Any]:
     """``config.json`` of a directory, a URI or (through the hub's cache) a hub name."""
-    storage = Storage.open(path)
+    storage = Storage.open(path, setting="model.path")
     if storage.exists("config.json"):
         text = storage.read("config.json")
     elif "://" in path or path.startswith(("/", ".", "~")) or Path(path).exists():

@@ -82,7 +82,13 @@ def check_devices(recipe: Recipe, gpus: float) -> None:
         ConfigError: naming the setting.
         SetupError: CUDA is asked for and there are no GPUs.
     """
-    check_reference_settings(resolve_device(recipe.learner, gpus), recipe.grpo.kl)
+    learner = resolve_device(recipe.learner, gpus)
+    check_reference_settings(learner, recipe.grpo.kl)
+    if recipe.rollouts.weight_transfer == "nccl" and learner.device != "cuda":
+        raise ConfigError(
+            f"rollouts.weight_transfer is nccl, and the learner runs on the device {learner.device!r}",
+            remedy="set rollouts.weight_transfer to object_store",
+        )
     if recipe.rollouts.tensor_parallel > 1 and not gpus:
         raise ConfigError(
             f"rollouts.tensor_parallel is {recipe.rollouts.tensor_parallel}, and there are no GPUs to split a model on",

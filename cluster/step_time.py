@@ -35,6 +35,17 @@ _TELLS = (
     "grpo.optimizer_steps_per_batch",
 )
 """Starts of keys that change speed, length or signal by more than the arithmetic here follows."""
+_UNREADABLE = (
+    FlemingError,
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a directory meets that is no run, a run of a version with other keys, or a damaged one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +100,8 @@ def _measured(recipe: Recipe) -> Iterator[tuple[str, Rates]]:
             if all(_value(other, key) == _value(recipe, key) for key in _SAME):
                 rows = [row for row in rows if row["attempt"] == last]
                 yield str(document["started_at"]), _rates(recipe, other, rows, store.storage.uri)
-        except (FlemingError, yaml.YAMLError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
-            continue  # no run, a damaged one, or one of a version with other keys
+        except _UNREADABLE:
+            continue
 
 
 def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri: str) -> Rates:
@@ -98,7 +109,8 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     the run as one with none."""
 
     # A commit is written while the controller waits for the learner: its steps tell nothing about the learner's rate.
-    uncommitted = [row for row in rows if row["step"] % other.loop.checkpoint_every] or rows
+    committed = {other.loop.steps, *range(0, int(rows[-1]["step"]) + 1, other.loop.checkpoint_every)}
+    uncommitted = [row for row in rows if row["step"] not in committed] or rows
 
     def column(name: str, rows: Sequence[Mapping[str, Any]] = rows) -> list[float]:
         values = [float(row[name]) for row in rows]

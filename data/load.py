@@ -56,7 +56,7 @@ def check_source(config: QuestionSourceConfig) -> None:
         "parquet": ("path", config.path),
     }
     key, where = places[config.source]
-    if where and not Storage.open(where).exists():
+    if where and not Storage.open(where, setting=f"data.questions.{key}").exists():
         raise DataError(
             f"data.questions.{key} is {where!r}, and there is nothing at that place",
             remedy=f"correct data.questions.{key}, or make what it names first",

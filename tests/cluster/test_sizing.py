@@ -89,6 +89,10 @@ def test_a_packaged_model_is_read_from_its_header() -> None:
         ({"quantization_config": {"quant_method": "awq"}}, "is quantised"),
         ({"num_key_value_heads": 3}, "28 attention heads, no multiple of its 3 key-value heads"),
         ({"tie_word_embeddings": "false"}, "neither true nor false"),
+        ({"architectures": 5}, r"architectures: 5\)"),
+        ({"architectures": "T5Model"}, r"architectures: T5Model\)"),
+        ({"num_attention_heads": 8192, "head_dim": None}, "more than its hidden_size"),
+        ({"hidden_size": 10**400}, "as hidden_size"),
     ],
 )
 def test_what_cannot_be_estimated(change: dict[str, Any], message: str) -> None:
@@ -230,6 +234,7 @@ def test_what_a_run_would_refuse_the_dry_run_refuses(tmp_path: Path) -> None:
         ("learner.offload_optimizer=true", "learner.offload_optimizer is true on the CPU"),
         ("grpo.kl={coefficient: 0.1, offload: true}", "grpo.kl.offload is true on the CPU"),
         ("learner.device=cuda", "but the cluster has 0 GPUs"),
+        ("rollouts.weight_transfer=nccl", "rollouts.weight_transfer is nccl, and the learner runs on the device 'cpu'"),
         ("rollouts.tensor_parallel=2", "rollouts.tensor_parallel is 2, and there are no GPUs"),
         (
             "data.questions={source: choices, choices: {path: /nowhere/at/all.jsonl}}",

@@ -69,7 +69,7 @@ def test_an_earlier_run_of_the_same_kind_gives_the_rates(tmp_path: Path) -> None
         "learn": pytest.approx(150.0),
         "publish weights": 0.5,
     }
-    (tmp_path / "a" / "run.yaml").unlink()
+    (tmp_path / "a" / "attempts" / "attempt-01.json").write_text("null")
     committed = measured_rates(base)
     assert committed is not None and "last 3 steps" in committed.source and committed.learner == rates.learner
     shorter = override(base, "rollouts.max_completion_tokens=10")
