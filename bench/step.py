@@ -6,7 +6,8 @@
 
 Every part runs in a process tree of its own; this process watches its memory (PSS: a page that processes share counts
 once) in its last step, which is not timed: looking at memory slows down what is looked at. The first step warms up; of
-those between, the median stands. Prompts are those of `recipes/smollm2-135m.yaml`. Needs an otherwise idle machine.
+those between, the median stands. The learning rate is next to nothing, so that all parts sample from one policy.
+Prompts are those of `recipes/smollm2-135m.yaml`. Needs an otherwise idle machine.
 
     matmul    what the machine's matrix products reach: the yardstick of `learner`
     plain     vllm.LLM.generate, with the settings of our engines; with seeds and log-probabilities, and without

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from step_parts import Moment, Phases, Workload, begin_step, prompts
+from step_parts import LEARNING_RATE, Moment, Phases, Workload, begin_step, prompts
 
 
 def trl(workload: Workload) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def trl(workload: Workload) -> dict[str, Any]:
         callbacks=[clock],
     )
     trainer.train()
-    count = statistics.median(tokens)
+    count = statistics.median(tokens[1:-1])
     rate = count / statistics.median(end - start for start, end, _ in phases["step"]["spans"][1:-1])
     return {"phases": phases, "tokens": count, "tokens_per_s": rate}
 
@@ -74,7 +74,7 @@ def trl_settings(workload: Workload) -> Any:
         num_generations=workload.group,
         max_completion_length=workload.max_tokens,
         max_steps=workload.steps,
-        learning_rate=1e-5,
+        learning_rate=LEARNING_RATE,
         beta=0.0,
         temperature=1.0,
         top_k=0,

@@ -34,7 +34,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     _evaluated(left, rows, "eval/held_out_sampled", "sampled, held-out questions", COLORS["held_out"], **sampled)
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
     left.set(ylim=(0, 1.12), xlabel="optimiser step", ylabel="share", title=title)
-    left.legend(fontsize=8, loc="center right")
+    left.legend(fontsize=8, loc="lower center", ncols=2)
     _series(right, rows, "learner/entropy", "entropy, nats per token", COLORS["sampled"], linewidth=1.6)
     right.set(xlabel="optimiser step", ylabel="entropy, nats per token", title="Health of the run")
     gap = right.twinx()

@@ -21,6 +21,7 @@ from learner.collectives import from_rank_zero
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.deepspeed_config import deepspeed_config
 from learner.lora import add_adapter, without_adapter
+from learner.packing_check import check_packing
 from learner.process import check_model_dir
 from learner.schedule import learning_rate_at
 from learner.scoring import install_scoring_head, score
@@ -52,7 +53,7 @@ class ZeroPolicy:
     The default process group must be up. Packed batches without padding; ``temperature`` divides the logits.
 
     Raises:
-        SetupError: the directory is not a model that can be loaded.
+        SetupError: the directory is not a model that can be loaded, or one that cannot be trained in packed rows.
         ConfigError: a setting that the device does not have.
     """
 
@@ -87,6 +88,7 @@ class ZeroPolicy:
                 model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=settings
             )
         self.engine.train()
+        check_packing(self.logprobs, model.config.vocab_size, self.dtype)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -156,15 +158,18 @@ def _resolved_here(learner: LearnerConfig) -> LearnerConfig:
 def load_sharded(model_dir: str, learner: LearnerConfig, settings: dict[str, Any]) -> Any:
     """Load a model so that no rank holds it whole: transformers sees the ZeRO-3 settings and shards as it reads. Its
     attention and output layer are the learner's: `learner.segments`, `learner.scoring`."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     check_model_dir(model_dir)
     register()
     sharding = HfDeepSpeedConfig(settings)  # transformers keeps a weak reference to it, for as long as it lives
     try:
+        config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+        _without_dropout(config)
         model = AutoModelForCausalLM.from_pretrained(
             model_dir,
+            config=config,
             dtype=DTYPES[learner.dtype],
             attn_implementation=ATTENTION,
             use_safetensors=True,
@@ -180,6 +185,14 @@ def load_sharded(model_dir: str, learner: LearnerConfig, settings: dict[str, Any
         del sharding
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # the three policies of the loss must differ by their weights alone
+            module.p = 0.0  # some models have a share of their own, whatever their configuration says
     install_scoring_head(model, int(learner.logits_chunk_mib * 2**20))
     return model
+
+
+def _without_dropout(config: Any) -> None:
+    """The policies of the loss must differ by their weights alone. Models call it ``attention_dropout``,
+    ``resid_pdrop``, ``hidden_dropout_prob``, ``layerdrop``; what has another name shows in `check_packing`."""
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)

@@ -4,7 +4,7 @@ On a GPU in half precision one variable-length flash kernel runs over all segmen
 shares is computed once, in place: every span runs its causal attention, the completions of a prompt then look back at
 it in one call, and the two results are merged by their log-sum-exp (`PromptOnce`). What that cannot do (a sliding
 window shorter than a segment, values of another width than keys, fp32 on a GPU) runs segment after segment with no mask
-at all. Both beat a padded batch and a mask, whose cost grows with the square of the packed length
+at all. In place beats a padded batch and a mask, whose cost grows with the square of the packed length
 (docs/performance.md has the figures).
 """
 
@@ -20,6 +20,12 @@ from learner.tensors import Segments
 
 ATTENTION = "fleming_segments"
 """The name under which `register` makes it known to transformers (``attn_implementation``)."""
+_NO_MATTER = {
+    *("dropout", "is_causal", "deterministic", "position_ids", "cache_position", "past_key_values", "use_cache"),
+    *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits"),
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"),
+}
+"""What models hand on to their attention that changes nothing here; anything else may (``softcap``, ``s_aux``)."""
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -41,13 +47,22 @@ def segment_attention(
     segments: Segments | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     """``query``: [1, heads, P, D]; ``key``, ``value``: [1, kv_heads, P, D]; returns [1, P, heads, D].
 
     Raises:
-        EngineError: the model did not hand ``segments`` on to its attention.
+        EngineError: the model did not hand ``segments`` on to its attention, or asks for more than attention.
     """
+    settings |= {"a mask": attention_mask, "random dropout": settings.get("dropout") or None}
+    asked = [name for name, value in settings.items() if value is not None and name not in _NO_MATTER]
+    if settings.get("is_causal") is False:
+        asked.append("what follows")
+    if asked:
+        raise EngineError(
+            f"{type(module).__name__} asks its attention for {', '.join(asked)}, which packed rows do not have",
+            remedy="train a model with plain causal attention, such as Llama, Mistral, Qwen2 or Qwen3",
+        )
     if segments is None:
         raise EngineError(
             f"{type(module).__name__} does not pass keyword arguments to its attention function",
