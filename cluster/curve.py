@@ -33,7 +33,8 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     sampled = {"marker": "D", "linestyle": "--"}
     _evaluated(left, rows, "eval/held_out_sampled", "sampled, held-out questions", COLORS["held_out"], **sampled)
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
-    left.set(ylim=(0, 1.12), xlabel="optimiser step", ylabel="share", title=title)
+    highest = max([1.0, *(row["rollout/reward_mean"] for row in rows if "rollout/reward_mean" in row)])
+    left.set(ylim=(0, 1.12 * highest), xlabel="optimiser step", ylabel="share", title=title)
     left.legend(fontsize=8, loc="lower center", ncols=2)
     _series(right, rows, "learner/entropy", "entropy, nats per token", COLORS["sampled"], linewidth=1.6)
     right.set(xlabel="optimiser step", ylabel="entropy, nats per token", title="Health of the run")
@@ -77,6 +78,7 @@ def _png(figure: Any, axes: Sequence[Any]) -> bytes:
     import matplotlib.pyplot as plt
 
     for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top"]].set_visible(False)
         axis.grid(alpha=0.25)
     picture = io.BytesIO()

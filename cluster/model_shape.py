@@ -15,6 +15,14 @@ from learner.packaged_model import packaged_gguf
 
 _NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+FAMILIES = frozenset(
+    {
+        *("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"),
+        *("olmo", "olmo2", "olmo3", "granite", "glm", "glm4", "helium", "exaone4", "ernie4_5", "seed_oss"),
+    }
+)
+"""``model_type`` of transformers: dense decoders with gated feed-forward layers, as `ModelShape` counts them."""
+_TIED_UNLESS_SAID = {"gemma", "gemma2", "gemma3_text"}
 _GGUF_NAMES = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
@@ -114,7 +122,7 @@ def parse_config(config: Mapping[str, Any], where: str) -> ModelShape:
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         feed_forward=config["intermediate_size"],
         vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings")),
+        tied=bool(config.get("tie_word_embeddings", config.get("model_type") in _TIED_UNLESS_SAID)),
         max_positions=config.get("max_position_embeddings") or 2048,
     )
 
@@ -132,6 +140,8 @@ def _not_estimated(config: Mapping[str, Any]) -> str:
     classes = [str(name) for name in (named if isinstance(named, list) else [named])]
     if not any(name.endswith("ForCausalLM") for name in classes):
         return f"is no causal language model (architectures: {', '.join(classes)[:80]})"
+    if config.get("model_type") and config["model_type"] not in FAMILIES:
+        return f"is of the family {str(config['model_type'])[:40]!r}, whose layers are not known here"
     if config.get("quantization_config"):
         return "is quantised (quantization_config)"
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1

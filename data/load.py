@@ -5,7 +5,7 @@ from __future__ import annotations
 from data.config import QuestionSourceConfig
 from data.errors import DataError
 from data.records import Question
-from data.sources.choices import choices_splits, is_file
+from data.sources.choices import check_ending, choices_splits, is_file
 from data.sources.hpo import SPLITS, QuestionSplits, hpo_splits
 from data.storage import Storage
 from data.tables import read_parquet
@@ -56,6 +56,8 @@ def check_source(config: QuestionSourceConfig) -> None:
         "parquet": ("path", config.path),
     }
     key, where = places[config.source]
+    if where and config.source == "choices":
+        check_ending(where)
     if where and not Storage.open(where, setting=f"data.questions.{key}").exists():
         raise DataError(
             f"data.questions.{key} is {where!r}, and there is nothing at that place",

@@ -85,7 +85,9 @@ def _in_place(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, window: int | None
 ) -> bool:
     windowed = bool(window) and max(segments.lengths) > (window or 0)
-    return query.device.type == "cpu" and key.shape[-1] == value.shape[-1] and not windowed
+    # The operators read entries of a head side by side and do not check that they are.
+    readable = key.shape[-1] == value.shape[-1] and all(tensor.stride(-1) == 1 for tensor in (query, key, value))
+    return query.device.type == "cpu" and readable and not windowed
 
 
 class PromptOnce(torch.autograd.Function):

@@ -28,6 +28,7 @@ from data.storage import Storage
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ENDINGS = (".jsonl", ".json", ".parquet")
+TOO_LONG = "longer than max_chars"
 CONTRADICTED = "that contradict each other"
 Row = Mapping[str, Any]
 Pairs = list[tuple[str, Any]]
@@ -47,7 +48,8 @@ def choices_splits(config: ChoicesConfig) -> QuestionSplits:
         raise DataError(
             f"{config.path} has {len(questions)} questions that fit, {sum(counts)} are asked for "
             f"(left out: {why or 'none'})",
-            remedy="ask for fewer train_questions, held_out_questions or warm_up_questions, or raise max_chars",
+            remedy="ask for fewer train_questions, held_out_questions or warm_up_questions"
+            + (", or raise max_chars" if left_out[TOO_LONG] else ""),
         )
     ends = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
     return QuestionSplits.of((replace(q, split=s) for q, s in zip(questions, ends, strict=False)), left_out=why)
@@ -70,7 +72,7 @@ def questions_of(rows: Iterable[Row], config: ChoicesConfig) -> tuple[list[Quest
         key = _key(question) if question else ""
         size = len(question.stem) + len(question.context) if question else 0
         if question and size + sum(len(option.text) for option in question.options) > config.max_chars > 0:
-            reason = "longer than max_chars"
+            reason = TOO_LONG
         elif question and key in contradicted:
             reason = CONTRADICTED
         elif question and key in asked:
@@ -172,7 +174,14 @@ def _labelled(text: str, pairs: Pairs) -> str | None:
 
 def is_file(path: str) -> bool:
     """True for a file or URI, there or not; what has no ending of one and is no path here is a name of the hub."""
-    return "://" in path or _ending(path) in ENDINGS or Path(path).expanduser().exists()
+    named = "://" in path or path.startswith(("/", ".", "~")) or _ending(path) in ENDINGS
+    return named or Path(path).expanduser().exists()
+
+
+def check_ending(path: str) -> None:
+    """Raises `DataError` for a file that is read in no way here."""
+    if _ending(path) not in ENDINGS:
+        raise DataError(f"{path} is none of .jsonl, .json and .parquet", remedy="convert the file to one of them")
 
 
 def _file_name(path: str) -> PurePosixPath:
@@ -194,10 +203,8 @@ def rows_of(config: ChoicesConfig) -> Iterator[Row]:
         yield from _hub_rows(config)
         return
     file = Storage.open(config.path, setting="data.questions.choices.path")
-    ending = _ending(config.path)
-    if ending not in ENDINGS:
-        raise DataError(f"{file.uri} is none of .jsonl, .json and .parquet", remedy="convert the file to one of them")
-    where = file.uri
+    check_ending(config.path)
+    ending, where = _ending(config.path), file.uri
     try:
         with file.fs.open_input_file(file.root) as stream:
             content = stream.read_buffer()

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from actors.engine_setup import read_model_files
 from cluster.cli import app
 from cluster.config import ModelConfig, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe
-from cluster.model_shape import parse_config, shape_of
+from cluster.model_shape import FAMILIES, parse_config, shape_of
 from cluster.plan import check_gpus
 from cluster.sizing import GIB, Sizing, estimate, misfits
 from data.errors import ConfigError
@@ -89,6 +91,7 @@ def test_a_packaged_model_is_read_from_its_header() -> None:
         ({"quantization_config": {"quant_method": "awq"}}, "is quantised"),
         ({"num_key_value_heads": 3}, "28 attention heads, no multiple of its 3 key-value heads"),
         ({"tie_word_embeddings": "false"}, "neither true nor false"),
+        ({"model_type": "starcoder2"}, "of the family 'starcoder2'"),
         ({"architectures": 5}, r"architectures: 5\)"),
         ({"architectures": "T5Model"}, r"architectures: T5Model\)"),
         ({"num_attention_heads": 8192, "head_dim": None}, "more than its hidden_size"),
@@ -98,6 +101,28 @@ def test_a_packaged_model_is_read_from_its_header() -> None:
 def test_what_cannot_be_estimated(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(QWEN2_7B | change, "m")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_parameters_are_those_that_transformers_makes(family: str) -> None:
+    """Biases and small norms are left out."""
+    sizes = {
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 1536,
+        "vocab_size": 8000,
+        "max_position_embeddings": 512,
+    }
+    unsaid = [{}] if family.startswith("gemma") else []
+    for tied in ({"tie_word_embeddings": False}, {"tie_word_embeddings": True}, *unsaid):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **tied, pad_token_id=0))
+        counted = sum(parameter.numel() for parameter in model.parameters())
+        estimated = parse_config({"model_type": family, **sizes, **tied}, family).parameters
+        assert estimated == pytest.approx(counted, rel=0.005), tied
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
@@ -240,6 +265,7 @@ def test_what_a_run_would_refuse_the_dry_run_refuses(tmp_path: Path) -> None:
             "data.questions={source: choices, choices: {path: /nowhere/at/all.jsonl}}",
             "data.questions.choices.path is '/nowhere/at/all.jsonl', and there is nothing at that place",
         ),
+        ("data.questions={source: choices, choices: {path: ./set.csv}}", "./set.csv is none of .jsonl, .json and"),
         ("data.questions={source: parquet, path: /nowhere.parquet}", "data.questions.path is '/nowhere.parquet'"),
     ):
         shown = dry_run("--set", f"run.storage={tmp_path}", "--set", change)
