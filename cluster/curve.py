@@ -24,7 +24,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(3, 2), layout="constrained")
     _series(left, rows, "rollout/format_rate", "format rate, rollouts", COLORS["format"], linewidth=1.2)
     _series(left, rows, "rollout/reward_mean", "reward, rollouts", COLORS["reward"], linewidth=1.2)
     _series(left, rows, "rollout/accuracy", "accuracy, rollouts", COLORS["sampled"], linewidth=2)
@@ -35,7 +35,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: flo
     left.axhline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance {chance:.0%}")
     highest = max([1.0, *(row["rollout/reward_mean"] for row in rows if "rollout/reward_mean" in row)])
     left.set(ylim=(0, 1.12 * highest), xlabel="optimiser step", ylabel="share", title=title)
-    left.legend(fontsize=8, loc="lower center", ncols=2)
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
     _series(right, rows, "learner/entropy", "entropy, nats per token", COLORS["sampled"], linewidth=1.6)
     right.set(xlabel="optimiser step", ylabel="entropy, nats per token", title="Health of the run")
     gap = right.twinx()
