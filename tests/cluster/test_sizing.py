@@ -116,7 +116,7 @@ def test_parameters_are_those_that_transformers_makes(family: str) -> None:
         "vocab_size": 8000,
         "max_position_embeddings": 512,
     }
-    unsaid = [{}] if family.startswith("gemma") else []
+    unsaid: list[dict[str, bool]] = [{}] if family.startswith("gemma") else []
     for tied in ({"tie_word_embeddings": False}, {"tie_word_embeddings": True}, *unsaid):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **tied, pad_token_id=0))
