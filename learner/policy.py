@@ -88,7 +88,7 @@ class ZeroPolicy:
                 model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=settings
             )
         self.engine.train()
-        check_packing(self.logprobs, model.config.vocab_size, self.dtype)
+        check_packing(self.logprobs, model.config.get_text_config().vocab_size, self.dtype)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -193,6 +193,7 @@ def load_sharded(model_dir: str, learner: LearnerConfig, settings: dict[str, Any
 def _without_dropout(config: Any) -> None:
     """The policies of the loss must differ by their weights alone. Models call it ``attention_dropout``,
     ``resid_pdrop``, ``hidden_dropout_prob``, ``layerdrop``; what has another name shows in `check_packing`."""
-    for name, value in vars(config).items():
+    text = config.get_text_config()  # of a model that also sees, the part that writes; else the configuration itself
+    for name, value in vars(text).items():
         if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
+            setattr(text, name, 0.0)
