@@ -109,8 +109,8 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
     the run as one with none."""
 
     # A commit is written while the controller waits for the learner: its steps tell nothing about the learner's rate.
-    committed = {other.loop.steps, *range(0, int(rows[-1]["step"]) + 1, other.loop.checkpoint_every)}
-    uncommitted = [row for row in rows if row["step"] not in committed] or rows
+    loop = other.loop
+    uncommitted = [row for row in rows if row["step"] % loop.checkpoint_every and row["step"] != loop.steps] or rows
 
     def column(name: str, rows: Sequence[Mapping[str, Any]] = rows) -> list[float]:
         values = [float(row[name]) for row in rows]
@@ -118,7 +118,6 @@ def _rates(recipe: Recipe, other: Recipe, rows: Sequence[Mapping[str, Any]], uri
             raise ValueError(f"{name} of {uri} is no amount")
         return values
 
-    loop = other.loop
     groups = [sum(counts) for counts in zip(column("rollout/groups"), column("rollout/failed_groups"), strict=True)]
     completions = [count * loop.samples_per_question for count in groups]
     lengths = column("rollout/completion_tokens_mean")

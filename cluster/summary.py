@@ -29,9 +29,9 @@ def print_summary(
     """Draw the learning curve into the run directory and print before and after side by side."""
     rows = store.committed_metrics()
     before, after = evaluations.get("before", {}), evaluations.get("after", {})
-    # A run that stops early evaluates once more after its last step.
-    ends = [{"step": 0, **before}, {"step": rows[-1]["step"] if rows else 0, **after}]
-    curve = learning_curve([ends[0], *rows, ends[1]], title=f"Learning curve of {recipe.run.name}", chance=chance)
+    # The evaluation after a run that stops early stands in no row.
+    points = [{"step": 0, **before}, *rows, {"step": len(rows), **after}]
+    curve = learning_curve(points, title=f"Learning curve of {recipe.run.name}", chance=chance)
     store.storage.write("learning_curve.png", curve)
     store.storage.write("costs.png", cost_curve(rows, title=f"Seconds per step of {recipe.run.name}"))
     reporter.line("")

@@ -28,16 +28,16 @@ def check_packing(
         SetupError: scores differ from one time to the next, or with the completion that stands in front.
     """
     first, again, other = (logprobs(_rows(vocabulary, front))[1:] for front in (0, 0, 7))
-    if (first - again).abs().mean() > BOUND[dtype]:
+    random, leaked = (float((first - scores).abs().mean()) for scores in (again, other))
+    if random > BOUND[dtype]:
         raise SetupError(
-            "the model scores the same tokens differently each time it is asked, by "
-            f"{(first - again).abs().mean():.2g} nats per token",
+            f"the model scores the same tokens differently each time it is asked, by {random:.2g} nats per token",
             remedy="switch off what is random in its config.json (dropout, layer dropping)",
         )
-    if (first - other).abs().mean() > BOUND[dtype]:
+    if leaked > BOUND[dtype]:
         raise SetupError(
             "the model does not keep the completions of a packed row apart: with other tokens in front, "
-            f"log-probabilities change by {(first - other).abs().mean():.2g} nats per token",
+            f"log-probabilities change by {leaked:.2g} nats per token",
             remedy="train a decoder whose only way from token to token is attention (Llama, Qwen2, Qwen3 ...): "
             "state-space, convolutional and linear-attention layers read on over the end of a completion",
         )

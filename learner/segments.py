@@ -25,7 +25,8 @@ _NO_MATTER = {
     *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits"),
     *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"),
 }
-"""What models hand on to their attention that changes nothing here; anything else may (``softcap``, ``s_aux``)."""
+"""What models hand on to their attention that changes nothing here, or is looked at by name (``dropout``,
+``is_causal``); anything else may change it (``softcap``, ``s_aux``)."""
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -54,10 +55,10 @@ def segment_attention(
     Raises:
         EngineError: the model did not hand ``segments`` on to its attention, or asks for more than attention.
     """
-    settings |= {"a mask": attention_mask, "random dropout": settings.get("dropout") or None}
     asked = [name for name, value in settings.items() if value is not None and name not in _NO_MATTER]
-    if settings.get("is_causal") is False:
-        asked.append("what follows")
+    asked += ["a mask"] * (attention_mask is not None)
+    asked += ["random dropout"] * bool(settings.get("dropout"))
+    asked += ["what follows"] * (settings.get("is_causal") is False)
     if asked:
         raise EngineError(
             f"{type(module).__name__} asks its attention for {', '.join(asked)}, which packed rows do not have",
@@ -118,11 +119,11 @@ class PromptOnce(torch.autograd.Function):
             return found
 
         for span in segments.spans:
-            own = slice(span.start, span.stop)
+            own = _slice(span)
             out[:, :, own], log_sums[:, :, own] = attend(own, own, True)
         for one in segments.look_backs:
-            queries = slice(one.queries.start, one.queries.stop)
-            before, before_sums = attend(queries, slice(one.keys.start, one.keys.stop), False)
+            queries = _slice(one.queries)
+            before, before_sums = attend(queries, _slice(one.keys), False)
             merged = torch.logaddexp(log_sums[:, :, queries], before_sums)
             shares = [(sums - merged).exp_().unsqueeze(-1) for sums in (log_sums[:, :, queries], before_sums)]
             out[:, :, queries] = out[:, :, queries] * shares[0] + before * shares[1]
@@ -146,15 +147,19 @@ class PromptOnce(torch.autograd.Function):
             return own, of_keys.sum(0), of_values.sum(0)
 
         for span in ctx.segments.spans:
-            own = slice(span.start, span.stop)
+            own = _slice(span)
             d_q[:, :, own], d_key[:, own], d_value[:, own] = attend(own, own, True)
         for one in ctx.segments.look_backs:
-            queries, keys = slice(one.queries.start, one.queries.stop), slice(one.keys.start, one.keys.stop)
+            queries, keys = _slice(one.queries), _slice(one.keys)
             of_queries, of_keys, of_values = attend(queries, keys, False)
             d_q[:, :, queries] += of_queries
             d_key[:, keys] += of_keys
             d_value[:, keys] += of_values
         return d_query, d_key, d_value, None, None
+
+
+def _slice(tokens: range) -> slice:
+    return slice(tokens.start, tokens.stop)
 
 
 def _split_heads(tensor: torch.Tensor, kv_heads: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ last token of a completion is scored but never an input: nothing follows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -86,15 +86,15 @@ class TokenBatch:
 class _Packer:
     """The growing lists behind a `TokenBatch`."""
 
-    ids: list[int]
-    positions: list[int]
-    predictors: list[int]
-    targets: list[int]
-    cells: list[int]
-    segments: list[list[int]]
-    prompts: dict[tuple[int, ...], range]
-    spans: list[range]
-    look_backs: list[LookBack]
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    predictors: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
+    segments: list[list[int]] = field(default_factory=list)
+    prompts: dict[tuple[int, ...], range] = field(default_factory=dict)
+    spans: list[range] = field(default_factory=list)
+    look_backs: list[LookBack] = field(default_factory=list)
 
     def add(self, prompt: tuple[int, ...], tokens: tuple[int, ...], first_cell: int) -> None:
         """One completion; its prompt is written once, when it is first seen."""
@@ -130,9 +130,7 @@ def collate(rows: Sequence[TrainSequence | SupervisedSequence], device: torch.de
     rank has to run its layers, because ZeRO-3 gathers weights in all ranks' forward and backward at once.
     """
     width = max([1, *(len(row.token_ids) for row in rows)])
-    packer = _Packer(
-        ids=[], positions=[], predictors=[], targets=[], cells=[], segments=[], prompts={}, spans=[], look_backs=[]
-    )
+    packer = _Packer()
     mask = torch.zeros((max(1, len(rows)), width), dtype=torch.bool)
     for index, row in enumerate(rows):
         packer.add(row.prompt_token_ids, row.token_ids, index * width)
